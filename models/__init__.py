@@ -1,0 +1,30 @@
+"""Reference models, written as for one device: nothing about sharding in them."""
+
+from autoshard.models._losses import cross_entropy as cross_entropy
+from autoshard.models._registry import get as get
+from autoshard.models._registry import names as names
+from autoshard.models._registry import register as register
+from autoshard.models._rope import RopeScaling as RopeScaling
+from autoshard.models._rope import apply_rope as apply_rope
+from autoshard.models._rope import rope_table as rope_table
+from autoshard.models._spec import Batch as Batch
+from autoshard.models._spec import ImageModelSpec as ImageModelSpec
+from autoshard.models._spec import LanguageModelSpec as LanguageModelSpec
+from autoshard.models._spec import ModelSpec as ModelSpec
+from autoshard.models._spec import Rngs as Rngs
+from autoshard.models._stacking import stack_layers as stack_layers
+from autoshard.models._stacking import unstack_layers as unstack_layers
+from autoshard.models._training import Training as Training
+from autoshard.models._training import TrainState as TrainState
+from autoshard.models._training import make_training as make_training
+from autoshard.models.errors import ModelConfigError as ModelConfigError
+from autoshard.models.errors import ModelError as ModelError
+from autoshard.models.errors import SequenceTooLongError as SequenceTooLongError
+from autoshard.models.errors import UnknownModelError as UnknownModelError
+from autoshard.models.errors import UnknownOptionError as UnknownOptionError
+from autoshard.models.gpt2 import GPT2 as GPT2
+from autoshard.models.gpt2 import GPT2Config as GPT2Config
+from autoshard.models.llama import Llama as Llama
+from autoshard.models.llama import LlamaConfig as LlamaConfig
+from autoshard.models.resnet import ResNet as ResNet
+from autoshard.models.resnet import ResNetConfig as ResNetConfig
