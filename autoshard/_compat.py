@@ -1,0 +1,65 @@
+"""Every place that touches something of JAX which is not stable across the supported versions.
+
+Each shim names the versions it serves and when it can go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from jax._src import source_info_util
+
+# Remove when jax.extend offers the name stack and traceback of an equation (jax 0.10, 0.11: only
+# jax._src.source_info_util has them, and evaluating a jaxpr with its names kept needs both).
+
+
+@contextlib.contextmanager
+def equation_context(eqn: Any, scope: Any) -> Iterator[None]:
+    """Run an equation's emission under its own source line, name stack and configuration."""
+    stack = source_info_util.current_name_stack()
+    if scope is not None:
+        stack = stack + scope
+    stack = stack + eqn.source_info.name_stack
+    with (
+        source_info_util.user_context(eqn.source_info.traceback, name_stack=stack),
+        eqn.ctx.manager,
+    ):
+        yield
+
+
+def join_scopes(scope: Any, eqn: Any) -> Any:
+    """The name stack inside a call that is being inlined."""
+    inner = eqn.source_info.name_stack
+    return inner if scope is None else scope + inner
+
+
+def source_line(eqn: Any) -> str:
+    """``file:line (function)`` of the user frame that made an equation; empty if unknown."""
+    return source_info_util.summarize(eqn.source_info)
+
+
+def name_stack_text(eqn: Any, scope: Any) -> str:
+    """The full name stack of an equation as text."""
+    return str(join_scopes(scope, eqn))
+
+
+def backend_started() -> bool:
+    """Whether JAX has already chosen its devices."""
+    # Remove when jax offers it: jax 0.10 and 0.11 only have it in jax._src.
+    from jax._src import xla_bridge
+
+    return xla_bridge.backends_are_initialized()
+
+
+def memory_first_options(platform: str) -> dict[str, str]:
+    """Compiler options that schedule for memory.
+
+    XLA's CPU backend orders ops for concurrency by default and hoists all gathers of a step to its
+    beginning (jax 0.10, 0.11), where a device would need the memory of the whole model. Remove
+    when its default scheduler minds memory, as those of TPU and GPU do.
+    """
+    if platform != "cpu":
+        return {}
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
