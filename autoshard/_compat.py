@@ -6,7 +6,7 @@ Each shim names the versions it serves and when it can go.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from jax._src import source_info_util
@@ -16,7 +16,7 @@ from jax._src import source_info_util
 
 
 @contextlib.contextmanager
-def equation_context(eqn: Any, scope: Any) -> Iterator[None]:
+def equation_context(eqn: Any, scope: Any) -> Generator[None]:
     """Run an equation's emission under its own source line, name stack and configuration."""
     stack = source_info_util.current_name_stack()
     if scope is not None:
@@ -45,12 +45,41 @@ def name_stack_text(eqn: Any, scope: Any) -> str:
     return str(join_scopes(scope, eqn))
 
 
+def scan_arity(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Numbers of a scan's constants and carries."""
+    # Remove the second way when jax 0.10 goes: 0.11 describes the operands by a tree.
+    if "ft_in" in params:
+        constants, carry, _ = params["ft_in"].unpack()
+        return len(constants), len(carry)
+    return params["num_consts"], params["num_carry"]
+
+
+def add_scan_constants(params: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """Params of a scan that takes more constants, before those that it has."""
+    # As above.
+    if "ft_in" not in params:
+        return {**params, "num_consts": params["num_consts"] + n}
+    from jax._src import flattree  # pyright: ignore[reportAttributeAccessIssue]
+
+    constants, carry, scanned = params["ft_in"].unpack()
+    operands = flattree.pack(((flattree.nones(n), constants), carry, scanned))
+    return {**params, "ft_in": operands}
+
+
 def backend_started() -> bool:
     """Whether JAX has already chosen its devices."""
     # Remove when jax offers it: jax 0.10 and 0.11 only have it in jax._src.
     from jax._src import xla_bridge
 
     return xla_bridge.backends_are_initialized()
+
+
+def trace_context() -> Any:
+    """JAX's settings that a trace depends on (precision, 64-bit mode, current mesh …), hashable."""
+    # Remove when jax offers it: jax 0.10 and 0.11 only have it in jax._src.
+    from jax._src import config
+
+    return config.trace_context()
 
 
 def memory_first_options(platform: str) -> dict[str, str]:
@@ -63,3 +92,12 @@ def memory_first_options(platform: str) -> dict[str, str]:
     if platform != "cpu":
         return {}
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+# Remove when the type of a key array tells its implementation publicly (jax 0.10, 0.11: only
+# jax.random.key_impl does, and it wants an array where there may be nothing but a shape).
+
+
+def key_implementation(dtype: Any) -> str:
+    """The name of the implementation behind a type of PRNG keys, as `jax.random.key` takes it."""
+    return str(dtype._impl.name)

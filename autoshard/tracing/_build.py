@@ -6,12 +6,14 @@ Calls are inlined; loops, branches and rematerialized calls become structured op
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from autoshard._compat import join_scopes
+from autoshard.tracing._capture import Hoists, identity
 from autoshard.tracing._program import (
     ARGUMENT,
     RESULT,
@@ -23,19 +25,40 @@ from autoshard.tracing._program import (
     Value,
 )
 from autoshard.tracing._regions import INLINED, REGIONS
-from autoshard.tracing._split import is_repeatable
+from autoshard.tracing._split import MAX_CHAIN, is_repeatable
 
 Operand = int | Literal
 
 
 class Frame:
-    """The block being built: its ops so far and what surrounds it."""
+    """The block being built: its ops so far and what surrounds it.
 
-    def __init__(self, parent: int | None, count: int, exact: bool) -> None:
+    Args:
+        parent: Id of the op that owns the block; None for the outermost.
+        count: How often the block runs.
+        exact: Whether that is known.
+        outer: The block around it.
+        hoists: Through which closed-over arrays enter it; None where they stay constants.
+        index: Which body of its owner it is.
+    """
+
+    def __init__(
+        self,
+        parent: int | None,
+        count: int,
+        exact: bool,
+        *,
+        outer: Frame | None = None,
+        hoists: Hoists | None = None,
+        index: int = 0,
+    ) -> None:
         self.ops: list[int] = []
         self.parent = parent
         self.count = count
         self.exact = exact
+        self.outer = outer
+        self.hoists = hoists
+        self.index = index
 
 
 class Builder:
@@ -54,9 +77,9 @@ class Builder:
         self.values: list[Value] = []
         self.captured: list[Any] = []
         self.captured_leaves: list[Leaf] = []
-        self._repeatable: set[int] = set()
+        self._captured_values: dict[Hashable, int] = {}
+        self._chains: dict[int, int] = {}  # repeatable op → ops that a copy of it makes
         self._used: set[int] = set()
-        self._top: Frame | None = None
 
     # Values and ops ---------------------------------------------------------------------------
 
@@ -80,6 +103,7 @@ class Builder:
         op_id: int | None = None,
         results: Sequence[int] | None = None,
         in_block: bool = True,
+        params: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Op:
         """Add an op to a block.
@@ -92,6 +116,7 @@ class Builder:
             op_id: A reserved id.
             results: Existing values, for structured ops whose results their ties make.
             in_block: False for ties, which are not emitted.
+            params: The primitive's params.
             **fields: The remaining fields of `Op`.
 
         Returns:
@@ -108,7 +133,8 @@ class Builder:
             count=frame.count,
             exact_count=frame.exact,
             parent=frame.parent,
-            **{"params": {}, **fields},
+            params=params or {},
+            **fields,
         )
         self.ops[op_id] = op
         if in_block:
@@ -144,10 +170,10 @@ class Builder:
         if isinstance(operand, Literal):
             return operand
         producer = self.ops[self.values[operand].producer]
-        if producer is None or producer.id not in self._repeatable:
+        if producer is None or producer.id not in self._chains:
             return operand
-        if operand not in self._used:
-            self._used.add(operand)
+        if producer.id not in self._used:
+            self._used.add(producer.id)
             return operand
         copy = self.op(
             frame,
@@ -158,21 +184,34 @@ class Builder:
             eqn=producer.eqn,
             scope=producer.scope,
         )
-        self._repeatable.add(copy.id)
-        index = producer.results.index(operand)
-        self._used.add(copy.results[index])
-        return copy.results[index]
+        self._chains[copy.id] = self._chains[producer.id]
+        self._used.add(copy.id)
+        return copy.results[producer.results.index(operand)]
 
-    def capture(self, array: Any, aval: Any) -> Operand:
-        """An array that the function closed over becomes an argument of the program."""
-        for leaf, known in zip(self.captured_leaves, self.captured, strict=True):
-            if known is array:
-                return self._op(leaf.op).results[0]
-        assert self._top is not None
-        op = self.op(self._top, ARGUMENT, (), [aval], in_block=False)
-        self.captured.append(array)
-        self.captured_leaves.append(Leaf(f"captured/{len(self.captured) - 1}", op.id, True))
-        return op.results[0]
+    def capture(self, frame: Frame, array: Any, aval: Any) -> Operand:
+        """An array that the function closed over becomes an argument of the program.
+
+        In a region it enters through a tie of the region, as if JAX had passed it as an operand
+        (which it does, but for arrays that a call inside the region closes over).
+        """
+        key = identity(array, aval)
+        if frame.outer is None:
+            if key not in self._captured_values:
+                op = self.op(frame, ARGUMENT, (), [aval], in_block=False)
+                self.captured_leaves.append(Leaf(f"captured/{len(self.captured)}", op.id, True))
+                self.captured.append(array)
+                self._captured_values[key] = op.results[0]
+            return self._captured_values[key]
+        hoists = frame.hoists
+        if hoists is None:
+            return Literal(array, aval)
+        if key not in hoists.ties:
+            outside = self.capture(frame.outer, array, aval)
+            if isinstance(outside, Literal):
+                return outside
+            inside = [aval] * hoists.bodies
+            hoists.ties[key] = self.tie(frame.outer, [outside], inside, kind=hoists.kind)
+        return hoists.ties[key].results[frame.index]
 
     def _op(self, op_id: int) -> Op:
         op = self.ops[op_id]
@@ -181,19 +220,11 @@ class Builder:
 
     # Jaxprs -----------------------------------------------------------------------------------
 
-    def constants(self, frame: Frame, jaxpr: Any, consts: Sequence[Any]) -> list[Operand]:
-        """Operands for the constants of a closed jaxpr.
-
-        Arrays become captured arguments, but inside a region, where only the region's own
-        operands are visible, they stay constants.
-        """
-        found: list[Operand] = []
-        for var, const in zip(jaxpr.constvars, consts, strict=True):
-            if frame is self._top and np.ndim(const) > 0:
-                found.append(self.capture(const, var.aval))
-            else:
-                found.append(Literal(const, var.aval))
-        return found
+    def constant(self, frame: Frame, value: Any, aval: Any) -> Operand:
+        """An operand for a constant: a scalar stays one, an array is captured."""
+        if np.ndim(value) > 0:
+            return self.capture(frame, value, aval)
+        return Literal(value, aval)
 
     def inline(
         self,
@@ -208,13 +239,10 @@ class Builder:
         env: dict[Any, Operand] = {}
 
         def read(atom: Any) -> Operand:
-            if not hasattr(atom, "val"):
-                return env[atom]
-            if np.ndim(atom.val) > 0 and frame is self._top:
-                return self.capture(atom.val, atom.aval)
-            return Literal(atom.val, atom.aval)
+            return self.constant(frame, atom.val, atom.aval) if hasattr(atom, "val") else env[atom]
 
-        env.update(zip(jaxpr.constvars, self.constants(frame, jaxpr, consts), strict=True))
+        for var, const in zip(jaxpr.constvars, consts, strict=True):
+            env[var] = self.constant(frame, const, var.aval)
         env.update(zip(jaxpr.invars, inputs, strict=True))
         for eqn in jaxpr.eqns:
             name = str(eqn.primitive)
@@ -222,15 +250,29 @@ class Builder:
             body = INLINED[name](eqn, self.keep_custom) if name in INLINED else None
             if body is not None:
                 inner, inner_consts = body
+                operands = self._pin(frame, eqn, "in_shardings", operands, scope)
                 results = self.inline(
                     frame, inner, operands, consts=inner_consts, scope=join_scopes(scope, eqn)
                 )
-            elif name in REGIONS:
+                results = self._pin(frame, eqn, "out_shardings", results, scope)
+            elif name in REGIONS and not _shares_memory(eqn):
                 results = REGIONS[name](self, frame, eqn, operands, scope)
             else:
                 results = self._plain(frame, eqn, name, operands, scope)
             env.update(zip(eqn.outvars, results, strict=True))
         return [read(a) for a in jaxpr.outvars]
+
+    def _pin(
+        self, frame: Frame, call: Any, side: str, operands: list[Operand], scope: Any
+    ) -> list[Operand]:
+        """Shardings that the user gave to an inlined ``jax.jit`` become constraints."""
+        pinned = list(operands)
+        for i, sharding in enumerate(call.params.get(side, ())):
+            if isinstance(sharding, jax.sharding.Sharding):
+                aval = (call.invars if side == "in_shardings" else call.outvars)[i].aval
+                eqn = _constraint(aval, sharding, call)
+                pinned[i] = self._plain(frame, eqn, str(eqn.primitive), [operands[i]], scope)[0]
+        return pinned
 
     def _plain(
         self, frame: Frame, eqn: Any, name: str, operands: list[Operand], scope: Any
@@ -238,14 +280,16 @@ class Builder:
         read = [self.use(frame, o) for o in operands]
         result_avals = [v.aval for v in eqn.outvars]
         op = self.op(frame, name, read, result_avals, params=eqn.params, eqn=eqn, scope=scope)
-        values = [o for o in read if isinstance(o, int)]
-        if not eqn.effects and is_repeatable(
+        values = [self.values[o] for o in read if isinstance(o, int)]
+        if is_repeatable(
             name,
-            [self.values[v].aval for v in values],
-            all(self.values[v].producer in self._repeatable for v in values),
+            [v.aval for v in values],
+            all(v.producer in self._chains for v in values),
             result_avals,
         ):
-            self._repeatable.add(op.id)
+            length = 1 + sum(self._chains.get(v.producer, 0) for v in values)
+            if length <= MAX_CHAIN:
+                self._chains[op.id] = length
         return op.results
 
     def block(
@@ -255,12 +299,21 @@ class Builder:
         jaxpr: Any,
         inputs: Sequence[int],
         *,
+        hoists: Hoists | None,
+        index: int = 0,
         consts: Sequence[Any] = (),
         trips: int = 1,
         exact: bool = True,
     ) -> Block:
-        """Build one body of a structured op."""
-        inner = Frame(owner, frame.count * trips, frame.exact and exact)
+        """Build one body of a structured op; what it hoists is added once all bodies are built."""
+        inner = Frame(
+            owner,
+            frame.count * trips,
+            frame.exact and exact,
+            outer=frame,
+            hoists=hoists,
+            index=index,
+        )
         outputs = self.inline(inner, jaxpr, inputs, consts=consts)
         outputs = [self.use(inner, o) for o in outputs]
         return Block(tuple(inputs), tuple(inner.ops), tuple(outputs))
@@ -269,7 +322,7 @@ class Builder:
         self, jaxpr: Any, consts: Sequence[Any], paths: Sequence[str], result_paths: Sequence[str]
     ) -> tuple[Block, list[Leaf], list[Leaf]]:
         """Build the outermost block with its arguments and results."""
-        frame = self._top = Frame(None, 1, True)
+        frame = Frame(None, 1, True)
         arguments: list[Leaf] = []
         inputs: list[int] = []
         for path, var in zip(paths, jaxpr.invars, strict=True):
@@ -285,3 +338,18 @@ class Builder:
         inputs += [self._op(leaf.op).results[0] for leaf in self.captured_leaves]
         outputs = [self._op(leaf.op).operands[0] for leaf in results]
         return Block(tuple(inputs), tuple(frame.ops), tuple(outputs)), arguments, results
+
+
+def _shares_memory(eqn: Any) -> bool:
+    """Whether a region reads or writes a mutable array of its surroundings (`jax.new_ref`).
+
+    A reference cannot be tied: such a region is one opaque op.
+    """
+    return any(hasattr(a.aval, "inner_aval") for a in eqn.invars)
+
+
+def _constraint(aval: Any, sharding: jax.sharding.Sharding, like: Any) -> Any:
+    """The equation of a sharding constraint on an array, at the source line of another equation."""
+    struct = jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
+    traced = jax.make_jaxpr(lambda x: jax.lax.with_sharding_constraint(x, sharding))(struct)
+    return traced.eqns[0].replace(source_info=like.source_info)

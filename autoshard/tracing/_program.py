@@ -167,7 +167,8 @@ class Program:
     """A traced function.
 
     Args:
-        ops: All ops in program order; an op's regions stand before the op itself.
+        ops: All ops in program order; an op stands before the ops of its regions, and the ties that
+            make its results stand after them (carries excepted: they are also read inside).
         values: All values.
         body: The outermost block.
         arguments: Leaves of the flattened ``(args, kwargs)``, then captured arrays.
@@ -234,7 +235,7 @@ def _format(program: Program) -> str:
         for op_id in body.ops:
             op = program.ops[op_id]
             left = ", ".join(f"%{r}:{shape(program.values[r].aval)}" for r in op.results)
-            times = f" ×{op.count}" if op.count != 1 else ""
+            times = f" x{op.count}" if op.count != 1 else ""
             lines.append(
                 f"{indent}{left + ' = ' if left else ''}{op.primitive}"
                 f"({', '.join(map(operand, op.operands))}){times}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autoshard.tracing._program import Literal
+from autoshard._compat import add_scan_constants, scan_arity
+from autoshard.tracing._capture import Hoists
+from autoshard.tracing._program import TIE, Literal
 
 if TYPE_CHECKING:
     from autoshard.tracing._build import Builder, Frame
@@ -32,6 +34,8 @@ INLINED: dict[str, Callable[[Any, bool], tuple[Any, Any] | None]] = {
     "custom_jvp_call": _closed("call_jaxpr", custom=True),
     "custom_vjp_call": _closed("call_jaxpr", custom=True),
     "custom_vjp_call_jaxpr": _closed("call_jaxpr", custom=True),
+    "custom_vmap_call": _closed("call", custom=True),
+    "eval_jaxpr": _closed("call_jaxpr"),
     "jit": _closed("jaxpr"),
     "pjit": _closed("jaxpr"),
 }
@@ -41,10 +45,10 @@ INLINED: dict[str, Callable[[Any, bool], tuple[Any, Any] | None]] = {
 def _scan(
     builder: Builder, frame: Frame, eqn: Any, operands: Sequence[Operand], scope: Any
 ) -> Sequence[int]:
-    """Constants, carries and scanned inputs on one side; carries and stacked outputs on the other."""
+    """Constants, carries and scanned inputs go in, carries and stacked outputs come out."""
     params = eqn.params
     closed = params["jaxpr"]
-    n_consts, n_carry = params["num_consts"], params["num_carry"]
+    n_consts, n_carry = scan_arity(params)
     n_fixed = n_consts + n_carry
     avals = [v.aval for v in closed.jaxpr.invars]
     out_avals = [v.aval for v in eqn.outvars]
@@ -62,8 +66,15 @@ def _scan(
         tie = builder.tie(frame, [operand], [aval], operand_leading=(1,), kind="scanned input")
         ties.append(tie.id)
         inputs.append(tie.results[0])
+    hoists = Hoists("constant")
     body = builder.block(
-        owner, frame, closed.jaxpr, inputs, consts=closed.consts, trips=params["length"]
+        owner,
+        frame,
+        closed.jaxpr,
+        inputs,
+        hoists=hoists,
+        consts=closed.consts,
+        trips=params["length"],
     )
     results = _close_carries(
         builder, frame, carries, operands[n_consts:n_fixed], body.outputs[:n_carry], ties
@@ -73,8 +84,9 @@ def _scan(
         ties.append(tie.id)
         results.append(tie.results[0])
     builder.op(
-        frame, "scan", operands, (), op_id=owner, results=results, params=params, eqn=eqn,
-        scope=scope, blocks=(body,), ties=tuple(ties),
+        frame, "scan", [*hoists.operands, *operands], (), op_id=owner, results=results,
+        params=add_scan_constants(params, len(hoists.ties)), eqn=eqn, scope=scope,
+        blocks=hoists.enter([body]), ties=(*hoists.tie_ids, *ties),
     )  # fmt: skip
     return results
 
@@ -104,7 +116,7 @@ def _close_carries(
     for (tie_id, results), first, last in zip(carries, initial, returned, strict=True):
         builder.op(
             frame,
-            "tie",
+            TIE,
             [first, last],
             (),
             op_id=tie_id,
@@ -130,18 +142,16 @@ def _while(
     n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
     operands = [builder.use(frame, o) for o in operands]
     owner = builder.reserve()
-    ties: list[int] = []
 
-    def constants(start: int, stop: int, jaxpr: Any) -> list[int]:
-        inner = []
-        for operand, var in zip(operands[start:stop], jaxpr.invars, strict=False):
-            tie = builder.tie(frame, [operand], [var.aval], kind="constant")
-            ties.append(tie.id)
-            inner.append(tie.results[0])
-        return inner
+    def constants(start: int, stop: int, jaxpr: Any) -> tuple[list[int], list[int]]:
+        found = [
+            builder.tie(frame, [operand], [var.aval], kind="constant")
+            for operand, var in zip(operands[start:stop], jaxpr.invars, strict=False)
+        ]
+        return [tie.id for tie in found], [tie.results[0] for tie in found]
 
-    cond_inputs = constants(0, n_cond, cond.jaxpr)
-    body_inputs = constants(n_cond, n_cond + n_body, body.jaxpr)
+    cond_ties, cond_inputs = constants(0, n_cond, cond.jaxpr)
+    body_ties, body_inputs = constants(n_cond, n_cond + n_body, body.jaxpr)
     carries = _open_carries(
         builder,
         [v.aval for v in body.jaxpr.invars[n_body:]],
@@ -150,20 +160,43 @@ def _while(
     )
     cond_inputs += [results[0] for _, results in carries]
     body_inputs += [results[1] for _, results in carries]
-    trips = builder.while_trips
-    blocks = tuple(
+    cond_hoists, body_hoists = Hoists("constant"), Hoists("constant")
+    blocks = [
         builder.block(
-            owner, frame, closed.jaxpr, inputs, consts=closed.consts, trips=trips, exact=False
+            owner, frame, closed.jaxpr, inputs, hoists=hoists, consts=closed.consts,
+            trips=builder.while_trips, exact=False,
         )
-        for closed, inputs in ((cond, cond_inputs), (body, body_inputs))
-    )
+        for closed, inputs, hoists in (
+            (cond, cond_inputs, cond_hoists),
+            (body, body_inputs, body_hoists),
+        )
+    ]  # fmt: skip
+    carry_ties: list[int] = []
     results = _close_carries(
-        builder, frame, carries, operands[n_cond + n_body :], blocks[1].outputs, ties
+        builder, frame, carries, operands[n_cond + n_body :], blocks[1].outputs, carry_ties
     )
     builder.op(
-        frame, "while", operands, (), op_id=owner, results=results, params=params, eqn=eqn,
-        scope=scope, blocks=blocks, ties=tuple(ties),
-    )  # fmt: skip
+        frame,
+        "while",
+        [
+            *cond_hoists.operands,
+            *operands[:n_cond],
+            *body_hoists.operands,
+            *operands[n_cond:],
+        ],
+        (),
+        op_id=owner,
+        results=results,
+        params={
+            **params,
+            "cond_nconsts": n_cond + len(cond_hoists.ties),
+            "body_nconsts": n_body + len(body_hoists.ties),
+        },
+        eqn=eqn,
+        scope=scope,
+        blocks=(*cond_hoists.enter(blocks[:1]), *body_hoists.enter(blocks[1:])),
+        ties=(*cond_hoists.tie_ids, *cond_ties, *body_hoists.tie_ids, *body_ties, *carry_ties),
+    )
     return results
 
 
@@ -189,10 +222,19 @@ def _branches(
         ties.append(tie.id)
         for branch, value in zip(inputs, tie.results, strict=True):
             branch.append(value)
+    # What is emitted as it was traced keeps its constants.
+    hoists = None if atomic else Hoists("argument", len(bodies))
+    params = eqn.params
     blocks = tuple(
-        builder.block(owner, frame, jaxpr, branch, consts=consts)
-        for (jaxpr, consts), branch in zip(bodies, inputs, strict=True)
+        builder.block(owner, frame, jaxpr, inputs[i], hoists=hoists, index=i, consts=consts)
+        for i, (jaxpr, consts) in enumerate(bodies)
     )
+    if hoists is not None:
+        blocks = hoists.enter(blocks)
+        operands[leading_operands:leading_operands] = hoists.operands
+        ties[:0] = hoists.tie_ids
+        if isinstance(params.get("prevent_cse"), tuple):  # of remat: one for each operand
+            params = {**params, "prevent_cse": (False,) * len(hoists.ties) + params["prevent_cse"]}
     results = []
     for k, var in enumerate(eqn.outvars):
         tie = builder.tie(frame, [b.outputs[k] for b in blocks], [var.aval], kind="result")
@@ -200,7 +242,7 @@ def _branches(
         results.append(tie.results[0])
     builder.op(
         frame, str(eqn.primitive), operands, (), op_id=owner, results=results,
-        params=eqn.params, eqn=eqn, scope=scope, blocks=blocks, ties=tuple(ties), atomic=atomic,
+        params=params, eqn=eqn, scope=scope, blocks=blocks, ties=tuple(ties), atomic=atomic,
     )  # fmt: skip
     return results
 
@@ -224,8 +266,8 @@ def _remat(
 def _custom(
     builder: Builder, frame: Frame, eqn: Any, operands: Sequence[Operand], scope: Any
 ) -> Sequence[int]:
-    """A call with its own derivative: analysed, but emitted exactly as it was traced."""
-    closed = eqn.params["call_jaxpr"]
+    """A call with a derivative or batching rule of its own: analysed, but emitted as it was."""
+    closed = eqn.params["call" if "call" in eqn.params else "call_jaxpr"]
     bodies = [(closed.jaxpr, closed.consts)]
     return _branches(
         builder, frame, eqn, operands, scope, bodies=bodies, leading_operands=0, atomic=True
@@ -238,6 +280,7 @@ REGIONS: dict[str, RegionHandler] = {
     "custom_jvp_call": _custom,
     "custom_vjp_call": _custom,
     "custom_vjp_call_jaxpr": _custom,
+    "custom_vmap_call": _custom,
     "remat": _remat,
     "remat2": _remat,
     "scan": _scan,

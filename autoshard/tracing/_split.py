@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import numpy as np
+
 from autoshard.tracing._program import nbytes
 
 _CHAINS = frozenset(
@@ -25,6 +28,7 @@ _CHAINS = frozenset(
         "slice",
         "squeeze",
         "transpose",
+        "unstack",
     }
 )
 """Ops that only make or re-arrange data; one whose operands are all constants is a constant."""
@@ -43,10 +47,17 @@ _KEY_OPS = frozenset(
 _KEY_MATERIAL_BYTES = 1024
 """Slices and reshapes of key data up to this size belong to the key chain."""
 
+MAX_CHAIN = 32
+"""Ops that one more use may cost. A longer chain (a key that is split at every layer) is cut: from
+there on all uses share what the chain has made so far, and new chains begin."""
+
 
 def is_key(aval: Any) -> bool:
     """Whether an abstract value is a typed PRNG key array."""
-    return hasattr(aval, "dtype") and str(aval.dtype).startswith("key<")
+    dtype = getattr(aval, "dtype", None)
+    if dtype is None or isinstance(dtype, np.dtype):
+        return False
+    return bool(jax.numpy.issubdtype(dtype, jax.dtypes.prng_key))
 
 
 def is_repeatable(

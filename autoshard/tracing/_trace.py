@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -66,8 +67,15 @@ def trace(
         in_tree=in_tree,
         out_tree=out_tree,
         captured=tuple(builder.captured),
-        name=getattr(function, "__name__", type(function).__name__),
+        name=_name(function),
     )
+
+
+def _name(function: Any) -> str:
+    """What to call a function; what `functools.partial` wraps gives it its name."""
+    while not hasattr(function, "__name__") and isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def abstract(leaf: Any, path: str) -> jax.ShapeDtypeStruct:
@@ -83,15 +91,22 @@ def abstract(leaf: Any, path: str) -> jax.ShapeDtypeStruct:
     Raises:
         ArgumentError: The leaf is not something that JAX computes with.
     """
-    if isinstance(leaf, bool | int | float | complex):
+    number = isinstance(leaf, bool | int | float | complex)
+    if number and not isinstance(leaf, np.generic):  # np.float64 is a float, but strongly typed
         dtype = jax.dtypes.canonicalize_dtype(np.result_type(type(leaf)))
         return jax.ShapeDtypeStruct((), dtype, weak_type=not isinstance(leaf, bool))
     shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
-    if shape is None or dtype is None or getattr(dtype, "kind", "") in "OSU":
+    if shape is None or dtype is None or not _is_computable(dtype):
         raise ArgumentError(path, leaf)
-    if isinstance(leaf, np.ndarray | np.generic):
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    dtype = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
     return jax.ShapeDtypeStruct(shape, dtype, weak_type=bool(getattr(leaf, "weak_type", False)))
+
+
+def _is_computable(dtype: Any) -> bool:
+    """Whether JAX has arrays of a type: not of strings, objects, dates and records."""
+    if not isinstance(dtype, np.dtype) or dtype == jax.dtypes.float0:
+        return True  # an extended type, such as that of PRNG keys; the type of no gradient
+    return dtype.kind not in "OSUMm" and dtype.names is None
 
 
 def parameter_names(function: Callable[..., Any], n_args: int) -> list[str]:
@@ -107,7 +122,7 @@ def parameter_names(function: Callable[..., Any], n_args: int) -> list[str]:
 def argument_path(path: Sequence[Any], names: Sequence[str]) -> str:
     """The path of a leaf of ``(args, kwargs)``: parameter name first, parts joined by ``/``."""
     which, key, *rest = path
-    first = names[key.idx] if which.idx == 0 else str(key.key)
+    first = names[int(key.idx)] if which.idx == 0 else str(key.key)
     return "/".join([first, *map(_part, rest)])
 
 
