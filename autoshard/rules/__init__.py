@@ -1,0 +1,35 @@
+"""Sharding rules: one per primitive, as data."""
+
+from autoshard.rules import _tie as _tie
+from autoshard.rules import collectives as collectives
+from autoshard.rules import conv as conv
+from autoshard.rules import custom as custom
+from autoshard.rules import dot as dot
+from autoshard.rules import elementwise as elementwise
+from autoshard.rules import indexing as indexing
+from autoshard.rules import linalg as linalg
+from autoshard.rules import opaque as opaque
+from autoshard.rules import random as random
+from autoshard.rules import reductions as reductions
+from autoshard.rules import reshape as reshape
+from autoshard.rules import shape as shape
+from autoshard.rules import sorting as sorting
+from autoshard.rules import windows as windows
+from autoshard.rules._build import RuleBuilder as RuleBuilder
+from autoshard.rules._program import RuledProgram as RuledProgram
+from autoshard.rules._program import with_rules as with_rules
+from autoshard.rules._registry import has_rule as has_rule
+from autoshard.rules._registry import register_rule as register_rule
+from autoshard.rules._registry import registered as registered
+from autoshard.rules._registry import rule_for as rule_for
+from autoshard.rules._registry import rule_name as rule_name
+from autoshard.rules._rule import Dims as Dims
+from autoshard.rules._rule import Factor as Factor
+from autoshard.rules._rule import FactorKind as FactorKind
+from autoshard.rules._rule import OpRule as OpRule
+from autoshard.rules._template import rule_from_text as rule_from_text
+from autoshard.rules._text import format_rule as format_rule
+from autoshard.rules._text import parse as parse
+from autoshard.rules.oracle import FactorProof as FactorProof
+from autoshard.rules.oracle import Shard as Shard
+from autoshard.rules.oracle import check_rule as check_rule
