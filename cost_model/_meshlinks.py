@@ -1,0 +1,184 @@
+"""Which physical links each kind of parallelism rides on, at the rates that are achieved."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ._constants import Constants
+from ._links import Link, Segment
+from ._parallel import Parallelism
+from ._placement import place
+from ._topology import Topology
+from .errors import PlacementError
+
+
+@dataclass(frozen=True, slots=True)
+class StepLinks:
+    """Links of one training step.
+
+    Attributes:
+        tp: tensor-parallel group.
+        cp: context-parallel ring.
+        ep: expert-parallel group.
+        dp: data-parallel group that reduces gradients (replicas of shards with zero=3).
+        fsdp: group that shards the weights.
+        pp: between neighbouring stages.
+        nodes: nodes or slices of the job.
+    """
+
+    tp: Link
+    cp: Link
+    ep: Link
+    dp: Link
+    fsdp: Link
+    pp: Link
+    nodes: int
+
+
+_NOTHING = Link(())
+
+
+def _achieved(segments: list[Segment], c: Constants) -> Link:
+    out: list[Segment] = []
+    for s in segments:
+        far = s.level in ("cluster", "group", "dcn")
+        share, latency = (c.out, c.out_latency_s) if far else (c.up, c.up_latency_s)
+        steps = s.steps
+        if s.kind == "switch":
+            # NCCL's latency per collective grows slowly with the ring; the constant is per call.
+            latency, steps = latency * (1 + math.log2(s.size)) / 4, 1.0
+        else:
+            latency = s.latency_s
+        out.append(
+            Segment(
+                kind=s.kind,
+                level=s.level,
+                size=s.size,
+                bytes_per_s=s.bytes_per_s * share,
+                latency_s=latency,
+                steps=steps,
+                all_to_all_gain=s.all_to_all_gain,
+            )
+        )
+    return Link(tuple(out))
+
+
+def _switched(topology: Topology, size: int, stride: int) -> list[Segment]:
+    """Segments of `size` ranks that lie `stride` apart in a switched network."""
+    segments: list[Segment] = []
+    low, remaining, position = 1, size, stride
+    count = len(topology.inner)
+    for index, level in enumerate(topology.inner):
+        if remaining == 1:
+            break
+        high = low * level.size
+        last = index == count - 1
+        if position < high or last:
+            part = remaining if last else math.gcd(remaining, max(high // position, 1))
+            if part > 1:
+                bandwidth = level.bytes_per_s
+                if level.peer_bytes_per_s:
+                    bandwidth = min(bandwidth, (part - 1) * level.peer_bytes_per_s)
+                segments.append(
+                    Segment(
+                        kind="switch",
+                        level=level.name,
+                        size=part,
+                        bytes_per_s=bandwidth,
+                        latency_s=level.latency_s,
+                        steps=part - 1,
+                    )
+                )
+                position *= part
+                remaining //= part
+        low = high
+    return segments
+
+
+def step_links(topology: Topology, plan: Parallelism, c: Constants) -> StepLinks:
+    """Lay the mesh (pp, dp, cp, tp) onto the topology; tp is innermost.
+
+    Args:
+        topology: where.
+        plan: degrees.
+        c: achieved shares of bandwidth and latencies.
+
+    Returns:
+        Links at achieved rates.
+
+    Raises:
+        PlacementError: a torus that the degrees do not factor.
+    """
+    if topology.torus:
+        return _torus_links(topology, plan, c)
+    tp, cp, dp = plan.tp, plan.cp, plan.dp
+    inner = tp * cp
+    tensor = _achieved(_switched(topology, tp, 1), c) if tp > 1 else _NOTHING
+    context = _achieved(_switched(topology, cp, tp), c) if cp > 1 else _NOTHING
+    data = fsdp = expert = pipe = _NOTHING
+    if plan.zero == 3:
+        shards = plan.weight_shards
+        fsdp = _achieved(_switched(topology, shards, tp), c) if shards > 1 else _NOTHING
+        replicas = dp * cp // shards
+        if replicas > 1:
+            data = _achieved(_switched(topology, replicas, tp * shards), c)
+    elif dp * cp > 1:
+        data = _achieved(_switched(topology, dp * cp, tp), c)
+    if plan.ep > 1:
+        expert = _achieved(_switched(topology, plan.ep, 1 if plan.ep > dp * cp else tp), c)
+    if plan.pp > 1:
+        # Neighbouring stages lie dp x cp x tp apart.
+        pipe = _achieved(_switched(topology, plan.pp, inner * dp)[-1:], c)
+    far = [level for level in topology.inner if level.name in ("cluster", "group")]
+    return StepLinks(
+        tensor, context, expert, data, fsdp, pipe, math.prod(level.size for level in far)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _placed(topology: Topology, mesh: tuple[tuple[str, int], ...]) -> Mapping[str, Link]:
+    """Placements of the same mesh recur in a sweep and cost more than an estimate."""
+    return place(topology, dict(mesh)).links
+
+
+def _torus_links(topology: Topology, plan: Parallelism, c: Constants) -> StepLinks:
+    slices = topology.outer.size if topology.outer else 1
+    shards = plan.weight_shards
+    mesh: dict[str, int] = {}
+    replicas = plan.dp // (shards if plan.zero == 3 else 1) if plan.zero == 3 else plan.dp
+    replicas = max(replicas, 1)
+    if plan.pp > 1:
+        mesh["pp"] = plan.pp
+    mesh["dp"] = replicas
+    if plan.zero == 3 and shards > 1:
+        mesh["fsdp"] = min(shards, plan.dp)
+    if plan.cp > 1:
+        mesh["cp"] = plan.cp
+    if plan.tp > 1:
+        mesh["tp"] = plan.tp
+    try:
+        links = _placed(topology, tuple(mesh.items()))
+    except PlacementError:
+        # Shards that span slices: the whole data axis rides the torus and the slow network.
+        merged = {k: v for k, v in mesh.items() if k not in ("dp", "fsdp")}
+        merged = {"dp": plan.dp, **merged} if plan.dp > 1 else merged
+        links = _placed(topology, tuple(merged.items()))
+        if plan.zero == 3:
+            links = {**links, "fsdp": links.get("dp", _NOTHING), "dp": _NOTHING}
+
+    def get(name: str) -> Link:
+        return _achieved(list(links.get(name, _NOTHING).segments), c)
+
+    fsdp, context = get("fsdp"), get("cp")
+    if plan.zero == 3 and plan.cp > 1:
+        fsdp = Link((*context.segments, *fsdp.segments))
+    return StepLinks(
+        get("tp"),
+        context,
+        fsdp if plan.zero == 3 else get("dp"),
+        get("dp") if plan.zero != 3 or replicas > 1 else _NOTHING,
+        fsdp,
+        get("pp"),
+        slices,
+    )

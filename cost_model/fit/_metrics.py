@@ -1,0 +1,171 @@
+"""How good predictions are: errors, ranks inside families, memory, and out-of-memory calls."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from ._rows import Run
+
+# Families with fewer configurations rank too little to be judged.
+FAMILY_SIZE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One predicted run.
+
+    Attributes:
+        run: the run.
+        seconds: predicted step time; NaN where the run has none to compare with.
+        floor_seconds: prediction of the constant-MFU floor, NaN where no run of the group trains
+            another network.
+        memory_bytes: predicted peak where the report shows it; NaN without a measurement.
+        fits: whether the run is predicted to fit into memory.
+        memory_note: why.
+    """
+
+    run: Run
+    seconds: float = math.nan
+    floor_seconds: float = math.nan
+    memory_bytes: float = math.nan
+    fits: bool | None = None
+    memory_note: str = ""
+
+
+def errors_percent(predictions: Sequence[Prediction]) -> np.ndarray:
+    """Signed relative errors of step times, in percent."""
+    return np.array(
+        [
+            100 * (p.seconds / p.run.step_time_s - 1)
+            for p in predictions
+            if p.run.step_time_s and not math.isnan(p.seconds)
+        ]
+    )
+
+
+def summarize(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """The benchmark's object for one group."""
+    errors = errors_percent(predictions)
+    out: dict[str, Any] = {"rows": len(errors)}
+    if len(errors):
+        size = np.abs(errors)
+        out |= {
+            "mape_percent": _round(size.mean()),
+            "median_percent": _round(np.median(size)),
+            "p90_percent": _round(np.quantile(size, 0.9)),
+            "max_percent": _round(size.max()),
+            "bias_percent": _round(errors.mean()),
+        }
+    tau, regret, families = ranking(predictions)
+    out |= {"kendall_tau": tau, "regret_percent": regret, "families": families}
+    floor = [
+        abs(100 * (p.floor_seconds / p.run.step_time_s - 1))
+        for p in predictions
+        if p.run.step_time_s and not math.isnan(p.floor_seconds)
+    ]
+    out["floor_mape_percent"] = _round(float(np.mean(floor))) if floor else None
+    memory = [
+        abs(100 * (p.memory_bytes / p.run.memory_bytes - 1))
+        for p in predictions
+        if p.run.memory_bytes and not math.isnan(p.memory_bytes)
+    ]
+    out["memory_rows"] = len(memory)
+    out["memory_mape_percent"] = _round(float(np.mean(memory))) if memory else None
+    out["oom"] = _oom(predictions)
+    return out
+
+
+def ranking(predictions: Sequence[Prediction]) -> tuple[float | None, float | None, int]:
+    """Mean Kendall tau and mean regret over families of configurations.
+
+    Regret: how much slower the configuration predicted to be fastest ran than the fastest one.
+
+    Returns:
+        (tau, regret in percent, number of families); None where there is no family.
+    """
+    families: dict[tuple[Any, ...], list[Prediction]] = {}
+    for p in predictions:
+        if p.run.step_time_s and not math.isnan(p.seconds):
+            families.setdefault(p.run.family, []).append(p)
+    taus: list[float] = []
+    regrets: list[float] = []
+    for members in families.values():
+        if len({m.run.plan for m in members}) < FAMILY_SIZE:
+            continue
+        predicted = [m.seconds for m in members]
+        measured = [m.run.step_time_s or math.nan for m in members]
+        tau = float(kendalltau(predicted, measured)[0])  # pyright: ignore[reportArgumentType]
+        if not math.isnan(tau):
+            taus.append(tau)
+        chosen = measured[int(np.argmin(predicted))]
+        regrets.append(100 * (chosen / min(measured) - 1))
+    if not regrets:
+        return None, None, 0
+    return _round(float(np.mean(taus))), _round(float(np.mean(regrets))), len(regrets)
+
+
+def _oom(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    published = [p for p in predictions if p.run.oom and p.fits is not None]
+    ran = [p for p in predictions if not p.run.oom and p.fits is not None]
+    return {
+        "published": len(published),
+        "predicted_oom": sum(not p.fits for p in published),
+        "predicted_to_fit": [
+            {"id": p.run.id, "reason": p.memory_note} for p in published if p.fits
+        ],
+        "plan_not_reported": [p.run.id for p in predictions if p.run.oom and p.fits is None],
+        "ran": len(ran),
+        "ran_but_predicted_oom": sum(not p.fits for p in ran),
+    }
+
+
+def by_group(predictions: Sequence[Prediction]) -> Mapping[str, list[Prediction]]:
+    """Predictions by report; reports that mix devices or dense and MoE models also by part."""
+    groups: dict[str, list[Prediction]] = {}
+    for p in predictions:
+        groups.setdefault(p.run.group, []).append(p)
+    out: dict[str, list[Prediction]] = {}
+    for name, members in groups.items():
+        out[name] = members
+        parts: dict[str, list[Prediction]] = {}
+        for p in members:
+            kind = "moe" if p.run.model.experts else "dense"
+            parts.setdefault(f"{name}/{p.run.topology.device.name}", []).append(p)
+            parts.setdefault(f"{name}/{kind}", []).append(p)
+        out |= {part: rows for part, rows in parts.items() if len(rows) < len(members)}
+    return out
+
+
+def floor_seconds(run: Run, training: Sequence[Run]) -> float:
+    """What a constant share of peak would predict: the median of like runs of the same report.
+
+    Args:
+        run: the run.
+        training: runs of the same report that train other networks.
+
+    Returns:
+        Seconds, by the median model FLOP/s per device of the same device and precision, else the
+        same device, else the report; NaN if there is none.
+    """
+    device, precision = run.topology.device.name, run.precision
+    for keep in (
+        lambda r: r.topology.device.name == device and r.precision == precision,
+        lambda r: r.topology.device.name == device,
+        lambda r: True,
+    ):
+        rates = [
+            r.model_flops / r.topology.devices / r.step_time_s
+            for r in training
+            if r.step_time_s and keep(r)
+        ]
+        if rates:
+            return run.model_flops / run.topology.devices / float(np.median(rates))
+    return math.nan
+
+
+def _round(value: float) -> float:
+    return round(float(value), 2)
