@@ -1,0 +1,262 @@
+"""One function that turns any `Labelling` into a `Plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autoshard.plan._labelling import Label, Labelling, inferred_label, project
+from autoshard.plan._plan import ConstraintKey, LeafPlan, Plan, ReduceScatter
+from autoshard.plan._reshard import reshard_chain
+from autoshard.plan._roles import Roles
+from autoshard.plan._spec import Spec
+from autoshard.rules import FactorKind
+from autoshard.tracing import ARGUMENT, RESULT, TIE, Leaf, Op, nbytes
+
+
+def make_plan(
+    labelling: Labelling,
+    roles: Roles,
+    *,
+    strategy: str,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Turn a labelling into specs and constraints.
+
+    The edges on which a value is read in another spec than it was produced in become operand
+    constraints. Results are constrained only where the partitioner, which sees the operands,
+    would not come to the planned spec by itself.
+
+    Args:
+        labelling: Labels for the program's ops.
+        roles: Which arguments are state.
+        strategy: Name of what was asked for, kept in the plan.
+        notes: What the recipe or search wants to tell the user.
+
+    Returns:
+        The plan.
+    """
+    program = labelling.ruled.program
+    produced = [labelling.value_spec(v.id) for v in program.values]
+    constraints: dict[ConstraintKey, tuple[Spec, ...]] = {}
+    settled = _scattered_partials(labelling, produced)
+    scatters = _reduce_scatters(labelling, produced, settled)
+    for value_id, spec in settled.items():
+        value = program.values[value_id]
+        # A partitioner asked for both at once permutes and exchanges whole arrays (seen with
+        # scatter-add): where an op is not written out it is told to combine first.
+        combined = () if value.producer in scatters else (produced[value_id],)
+        produced[value_id] = spec
+        constraints[(value.producer, "result", value.index)] = (*combined, spec)
+    _edges(labelling, produced, constraints)
+    _results(labelling, produced, constraints, set(settled))
+
+    def leaf_plan(leaf: Leaf, spec: Spec, aval: Any, carried: bool) -> LeafPlan:
+        return LeafPlan(
+            path=leaf.path,
+            shape=tuple(aval.shape),
+            dtype=str(aval.dtype),
+            nbytes=nbytes(aval),
+            spec=spec,
+            reason=labelling.reasons.get(leaf.op, "replicated: nothing shards it"),
+            carried=carried,
+            mesh=labelling.mesh,
+        )
+
+    arguments = []
+    for leaf in program.arguments:
+        value = program.argument_value(leaf)
+        spec = produced[value.id]
+        arguments.append(leaf_plan(leaf, spec, value.aval, leaf.op in roles.state_of_argument))
+    results = []
+    for leaf in program.results:
+        spec = labelling.operand_spec(leaf.op, 0)
+        aval = program.aval(program.result_operand(leaf))
+        results.append(leaf_plan(leaf, spec, aval, leaf.op in roles.argument_of_result))
+    return Plan(
+        name=program.name,
+        mesh=labelling.mesh,
+        strategy=strategy,
+        arguments=tuple(arguments),
+        results=tuple(results),
+        constraints=constraints,
+        regathers=_regathers(labelling, constraints),
+        reduce_scatters=scatters,
+        notes=tuple(notes),
+    )
+
+
+def _scattered_partials(labelling: Labelling, produced: Sequence[Spec]) -> Mapping[int, Spec]:
+    """Values that are combined straight into the spec of their readers: a reduce-scatter.
+
+    A partial result is combined where it is made. When every reader wants the axes of the partial
+    on a dimension, combining to the whole array first would move twice the bytes.
+    """
+    program = labelling.ruled.program
+    found: dict[int, Spec] = {}
+    for op in program.ops:
+        if op.structured or op.primitive == TIE:
+            continue
+        partial = set(labelling.partial_axes(op.id))
+        if not partial:
+            continue
+        for result in op.results:
+            wants = {labelling.operand_spec(c, i) for c, i in program.consumers[result]}
+            if len(wants) != 1:
+                continue
+            (want,) = wants
+            gained = set(want.axes) - set(produced[result].axes)
+            if gained and gained <= partial:
+                found[result] = want
+    return found
+
+
+_WRITTEN_OUT = frozenset({"conv_general_dilated", "dot_general", "reduce_sum", "scatter-add"})
+"""Sums that run on shards as they are: none of their params speaks of a sharded size."""
+
+
+def _reduce_scatters(
+    labelling: Labelling, produced: Sequence[Spec], settled: Mapping[int, Spec]
+) -> Mapping[int, ReduceScatter]:
+    """Reductions that can be written out as one reduce-scatter on one dimension."""
+    program = labelling.ruled.program
+    found: dict[int, ReduceScatter] = {}
+    for value_id, want in settled.items():
+        op = program.ops[program.values[value_id].producer]
+        partial = labelling.partial_axes(op.id)
+        gained = [(d, dim) for d, dim in enumerate(want.dims) if dim != produced[value_id].dims[d]]
+        if op.primitive not in _WRITTEN_OUT or len(op.results) != 1 or len(gained) != 1:
+            continue
+        dim, axes = gained[0]
+        if not set(axes) <= set(partial) or any(not isinstance(o, int) for o in op.operands):
+            continue
+        if op.primitive == "scatter-add" and set(want.axes) != set(axes):
+            continue  # its indices speak of rows of the whole array
+        if op.primitive == "conv_general_dilated" and _is_grouped(op.params):
+            continue
+        found[op.id] = ReduceScatter(
+            axes=axes,
+            reduced=tuple(a for a in partial if a not in axes),
+            dim=dim,
+            operands=tuple(labelling.operand_spec(op.id, i) for i in range(len(op.operands))),
+            result=want,
+        )
+    return found
+
+
+def _is_grouped(params: Mapping[str, Any]) -> bool:
+    """Whether a convolution has groups, whose number is a param."""
+    return params["feature_group_count"] != 1 or params["batch_group_count"] != 1
+
+
+def _edges(
+    labelling: Labelling,
+    produced: Sequence[Spec],
+    constraints: dict[ConstraintKey, tuple[Spec, ...]],
+) -> None:
+    """Constrain operands that are read in another spec than they were produced in."""
+    program = labelling.ruled.program
+    for op in program.ops:
+        if op.structured or op.primitive == RESULT:
+            continue
+        for index, operand in enumerate(op.operands):
+            if not isinstance(operand, int):
+                continue
+            want, have = labelling.operand_spec(op.id, index), produced[operand]
+            if want != have:
+                shape = program.values[operand].shape
+                constraints[(op.id, "operand", index)] = reshard_chain(
+                    have, want, shape, labelling.mesh
+                )
+
+
+def _regathers(
+    labelling: Labelling, constraints: Mapping[ConstraintKey, tuple[Spec, ...]]
+) -> frozenset[ConstraintKey]:
+    """Gathers that repeat an earlier one of the same array in the same block.
+
+    Common-subexpression elimination would make them one, and the gathered copy of a parameter
+    would stay alive from the forward to the backward pass. ZeRO stage 3 gathers twice instead
+    (Rajbhandari et al. 2020, section 7.2.2). Vectors are too small to care, and a rematerialized
+    body runs at one place of the backward pass: there one gather serves all readers.
+    """
+    program = labelling.ruled.program
+    seen: set[tuple[int, Spec]] = set()
+    found: set[ConstraintKey] = set()
+    for key in sorted(k for k in constraints if k[1] == "operand"):
+        op = program.ops[key[0]]
+        operand = op.operands[key[2]]
+        parent = program.ops[op.parent].primitive if op.parent is not None else ""
+        if op.primitive == TIE or not isinstance(operand, int) or "remat" in parent:
+            continue
+        value, target = program.values[operand], constraints[key][-1]
+        if len(value.shape) < 2 or target.shards(labelling.mesh) >= labelling.value_spec(
+            operand
+        ).shards(labelling.mesh):
+            continue
+        if (operand, target) in seen:
+            found.add(key)
+        seen.add((operand, target))
+    return frozenset(found)
+
+
+def _results(
+    labelling: Labelling,
+    produced: Sequence[Spec],
+    constraints: dict[ConstraintKey, tuple[Spec, ...]],
+    settled: set[int],
+) -> None:
+    """Constrain results to which the operands alone would not lead."""
+    ruled, mesh = labelling.ruled, labelling.mesh
+    program = ruled.program
+    for op in program.ops:
+        rule = ruled.rules[op.id]
+        if rule is None or op.primitive in (ARGUMENT, RESULT):
+            continue
+        if op.primitive == TIE:
+            _carry(labelling, op, produced, constraints)
+            continue
+        reads: list[Spec | None] = [
+            labelling.operand_spec(op.id, i) if isinstance(o, int) else None
+            for i, o in enumerate(op.operands)
+        ]
+        inferred = inferred_label(rule, reads, mesh)
+        heavy = bool(rule.of_kind(FactorKind.REDUCTION)) and len(op.operands) > 1
+        for index, result in enumerate(op.results):
+            if result in settled or not program.values[result].shape:
+                continue
+            spec = produced[result]
+            if inferred is None:
+                wanted = True
+            else:
+                guess = project(
+                    rule.results[index], rule, inferred, program.values[result].shape, mesh
+                )
+                wanted = guess != spec and not _readers_tell(labelling, result, spec, inferred)
+                wanted = wanted or (heavy and bool(labelling.partial_axes(op.id)))
+            if wanted:
+                constraints[(op.id, "result", index)] = (spec,)
+
+
+def _carry(
+    labelling: Labelling,
+    op: Op,
+    produced: Sequence[Spec],
+    constraints: dict[ConstraintKey, tuple[Spec, ...]],
+) -> None:
+    """Pin a loop's carry: the partitioner would otherwise choose one spec for all iterations."""
+    if op.params["kind"] != "carry":
+        return
+    program = labelling.ruled.program
+    for index, result in enumerate(op.results[:-1]):
+        if program.values[result].shape:
+            constraints[(op.id, "result", index)] = (produced[result],)
+
+
+def _readers_tell(labelling: Labelling, value: int, spec: Spec, inferred: Label) -> bool:
+    """Whether a value made from nothing sharded gets its spec from its readers."""
+    if any(inferred.values()):
+        return False
+    return all(
+        labelling.operand_spec(c, i) == spec for c, i in labelling.ruled.program.consumers[value]
+    )

@@ -1,0 +1,181 @@
+"""The `Plan`: what a labelling means for every argument, result and reshard of a program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal as OneOf
+
+from autoshard.errors import PathError
+from autoshard.plan._mesh import MeshShape
+from autoshard.plan._spec import Spec
+
+Side = OneOf["operand", "result"]
+ConstraintKey = tuple[int, Side, int]
+"""``(op id, "operand" | "result", index)``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafPlan:
+    """The plan of one argument or result.
+
+    Args:
+        path: Its path.
+        shape: Global shape.
+        dtype: Name of the element type.
+        nbytes: Bytes of the whole array.
+        spec: Its spec.
+        reason: Why.
+        carried: True for state: a result that comes back as an argument, or such an argument.
+        mesh: The mesh.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    spec: Spec
+    reason: str
+    carried: bool
+    mesh: MeshShape
+
+    def __post_init__(self) -> None:
+        self.spec.check(self.shape, self.mesh, self.path)
+
+    @property
+    def bytes_per_device(self) -> int:
+        """Bytes that each device holds."""
+        return self.nbytes // self.spec.shards(self.mesh)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReduceScatter:
+    """A partial result that is combined straight into shards.
+
+    Args:
+        axes: Axes over which it is partial and that it is scattered over, major to minor.
+        reduced: Other axes over which it is partial.
+        dim: The dimension of the result that they shard afterwards.
+        operands: For each operand its spec.
+        result: The spec of the result once it is scattered.
+    """
+
+    axes: tuple[str, ...]
+    reduced: tuple[str, ...]
+    dim: int
+    operands: tuple[Spec, ...]
+    result: Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a program is sharded.
+
+    Args:
+        name: Name of the planned function.
+        mesh: The mesh.
+        strategy: What was asked for.
+        arguments: Plans of the argument leaves, captured arrays last.
+        results: Plans of the result leaves.
+        constraints: Where lowering annotates: key → the specs to pass through, the wanted one
+            last.
+        regathers: Operand constraints that must not share the work of an earlier one: the array
+            is gathered anew, so that the first copy does not stay alive in between.
+        reduce_scatters: Op id → how its partial result becomes shards, for ops whose reduction the
+            lowering writes out because a partitioner may all-reduce and cut instead.
+        notes: Things that the user should know, such as what stays replicated and why.
+    """
+
+    name: str
+    mesh: MeshShape
+    strategy: str
+    arguments: tuple[LeafPlan, ...]
+    results: tuple[LeafPlan, ...]
+    constraints: Mapping[ConstraintKey, tuple[Spec, ...]] = field(default_factory=dict)
+    regathers: frozenset[ConstraintKey] = frozenset()
+    reduce_scatters: Mapping[int, ReduceScatter] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def mesh_shape(self) -> dict[str, int]:
+        """Axis sizes by name."""
+        return dict(self.mesh.axes)
+
+    @property
+    def state(self) -> tuple[LeafPlan, ...]:
+        """The argument leaves that the function returns updated."""
+        return tuple(leaf for leaf in self.arguments if leaf.carried)
+
+    @property
+    def bytes_per_device(self) -> int:
+        """Bytes of all arguments on each device."""
+        return sum(leaf.bytes_per_device for leaf in self.arguments)
+
+    def leaf(self, path: str) -> LeafPlan:
+        """The plan of one argument or result.
+
+        Args:
+            path: Its full path, or an end of it that only one leaf has (arguments first).
+
+        Returns:
+            The leaf.
+
+        Raises:
+            PathError: No leaf or several leaves match.
+        """
+        for leaves in (self.arguments, self.results):
+            exact = [leaf for leaf in leaves if leaf.path == path]
+            ends = exact or [leaf for leaf in leaves if leaf.path.endswith("/" + path)]
+            if len(ends) == 1:
+                return ends[0]
+            if len(ends) > 1:
+                raise PathError(path, [leaf.path for leaf in ends], several=True)
+        raise PathError(path, list(self._paths()), several=False)
+
+    def data_leaf(self, path: str | None) -> LeafPlan:
+        """The plan of an argument that is not state.
+
+        Args:
+            path: An end of its path; None where the function has only one such argument.
+
+        Returns:
+            The leaf.
+
+        Raises:
+            PathError: No or several arguments match.
+        """
+        leaves = [leaf for leaf in self.arguments if not leaf.carried]
+        found = [
+            leaf
+            for leaf in leaves
+            if path is None or leaf.path == path or leaf.path.endswith("/" + path)
+        ]
+        if len(found) != 1:
+            candidates = [leaf.path for leaf in found or leaves]
+            raise PathError(path or "", candidates, several=bool(found))
+        return found[0]
+
+    def _paths(self) -> Iterator[str]:
+        for leaf in (*self.arguments, *self.results):
+            yield leaf.path
+
+    def explain(self, path: str | None = None) -> str:
+        """Say what was decided and why.
+
+        Args:
+            path: One argument or result; None for the whole plan.
+
+        Returns:
+            A table of all arguments with totals, or a paragraph on one leaf.
+
+        Raises:
+            PathError: The path matches no leaf, or several.
+        """
+        from autoshard.plan._explain import explain_leaf, explain_plan
+
+        return explain_plan(self) if path is None else explain_leaf(self, self.leaf(path))
+
+    def __str__(self) -> str:
+        shards = math.prod(self.mesh.sizes)
+        return f"Plan({self.name}: {self.strategy} on {self.mesh}, {shards} devices)"

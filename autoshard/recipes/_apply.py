@@ -1,0 +1,94 @@
+"""From a strategy to a `Labelling` and a `Plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from autoshard.plan import MeshShape, Plan, Spec, find_roles, make_plan
+from autoshard.recipes._context import Context
+from autoshard.recipes._data_parallel import data_parallel, zero3
+from autoshard.recipes._flow import Flow, Unit
+from autoshard.recipes._strategy import Term, parse_strategy
+from autoshard.recipes._tensor import tensor
+from autoshard.rules import RuledProgram, with_rules
+from autoshard.tracing import Program
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One term of the strategy grammar.
+
+    Args:
+        apply: Puts a unit on ops; returns notes for the user.
+        order: Recipes with a smaller order go first: storage is cut after computation.
+    """
+
+    apply: Callable[[Flow, Context, Unit], list[str]]
+    order: int
+
+
+RECIPES: dict[str, Recipe] = {
+    "dp": Recipe(data_parallel, order=1),
+    "tensor": Recipe(tensor, order=0),
+    "zero3": Recipe(zero3, order=2),
+}
+"""Recipes by name."""
+
+
+def plan_by_recipe(
+    program: Program | RuledProgram,
+    mesh: MeshShape,
+    strategy: str,
+    *,
+    fixed: Mapping[str, Spec] | None = None,
+) -> Plan:
+    """Plan a program with a strategy.
+
+    Args:
+        program: The program.
+        mesh: The mesh.
+        strategy: Terms of `RECIPES`, as in ``zero3+tensor``.
+        fixed: Specs of some arguments by path, which hold whatever the strategy says.
+
+    Returns:
+        The plan.
+
+    Raises:
+        StrategyError: The strategy cannot be read or does not fit the mesh.
+        BatchError: The data cannot be cut over the axes of a data-parallel term.
+        StateStructureError: The program returns its state with another structure.
+    """
+    terms = parse_strategy(strategy, mesh, RECIPES)
+    ruled = program if isinstance(program, RuledProgram) else with_rules(program)
+    roles = find_roles(ruled)
+    context = Context(ruled, roles)
+    flow = Flow(ruled, mesh)
+    notes = _unknown(ruled) + _unused(mesh, terms)
+    for leaf in flow.program.arguments:
+        if fixed is not None and leaf.path in fixed:
+            flow.fix(leaf.op, fixed[leaf.path], "as in the plan that it shares its state with")
+    for term in sorted(terms, key=lambda t: RECIPES[t.name].order):
+        notes += RECIPES[term.name].apply(flow, context, term.axes)
+    for argument, result in roles.state_of_argument.items():
+        flow.copy_label(argument, result)
+    return make_plan(flow.labelling(), roles, strategy=strategy, notes=notes)
+
+
+def _unused(mesh: MeshShape, terms: Iterable[Term]) -> list[str]:
+    """Axes of the mesh along which every device does the same."""
+    used = {axis for term in terms for axis in term.axes}
+    return [
+        f"no term of the strategy uses the axis {axis!r}: its {size} devices do the same work"
+        for axis, size in mesh.axes.items()
+        if axis not in used and size > 1
+    ]
+
+
+def _unknown(ruled: RuledProgram) -> list[str]:
+    """Primitives without a rule, once each."""
+    return [
+        f"primitive {name!r} has no sharding rule: it runs replicated ({count}×); "
+        "autoshard.register_rule teaches it one"
+        for name, count in sorted(ruled.unknown.items())
+    ]
