@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from autoshard.api._parallelized import Parallelized as Parallelized
     from autoshard.errors import AutoshardError as AutoshardError
     from autoshard.plan import Plan as Plan
+    from autoshard.rules import check_rule as check_rule
     from autoshard.rules import register_rule as register_rule
 
     __version__: str
@@ -24,6 +25,7 @@ _EXPORTS = {
     "AutoshardError": "autoshard.errors",
     "Parallelized": "autoshard.api._parallelized",
     "Plan": "autoshard.plan",
+    "check_rule": "autoshard.rules",
     "emulate": "autoshard.api._emulate",
     "parallelize": "autoshard.api._parallelize",
     "register_rule": "autoshard.rules",

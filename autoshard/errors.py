@@ -104,6 +104,7 @@ class PathError(AutoshardError):
     def __init__(self, path: str, candidates: list[str], *, several: bool) -> None:
         self.path = path
         self.candidates = candidates
+        self.several = several
         shown = candidates if several else get_close_matches(path, candidates, n=5, cutoff=0.3)
         shown = (shown or candidates)[:5]
         problem = "ends several paths" if several else "is no argument or result of the plan"
@@ -277,12 +278,6 @@ class StateStructureError(AutoshardError):
             "(new.astype(old.dtype) where only the dtype differs)"
         )
 
-    @classmethod
-    def of_init(cls, function: str, paths: list[str]) -> "StateStructureError":
-        """The error of ``.init`` when what it makes is not what the step carries."""
-        name = paths[0].split("/")[0] if paths else "state"
-        return cls(name, {p.partition("/")[2]: None for p in paths}, {})
-
 
 def _leaf(signature: Any) -> str:
     if signature is None:
@@ -423,3 +418,105 @@ class OptionError(AutoshardError):
         self.option = option
         self.value = value
         super().__init__(f"{option}={value!r} is not known.\nMend it: {option}= one of {known}")
+
+
+class InitStateError(AutoshardError):
+    """A function for ``.init`` that makes something else than the step's state.
+
+    Args:
+        function: The step.
+        made: Paths of what it makes, as the step's first argument.
+        carried: Paths of the state that the step returns updated.
+    """
+
+    def __init__(self, function: str, made: list[str], carried: list[str]) -> None:
+        self.function = function
+        self.made = made
+        self.carried = carried
+        super().__init__(
+            f"{function}.init makes {_some(made)}, but the state that {function} takes and returns "
+            f"is {_some(carried)}.\n"
+            f"Mend it: make the state the first argument of {function} and the result of the "
+            "function given to .init"
+        )
+
+
+def _some(paths: list[str]) -> str:
+    more = f" … ({len(paths)} arrays)" if len(paths) > 3 else ""
+    return (", ".join(map(repr, paths[:3])) or "no array") + more
+
+
+class DeletedArrayError(AutoshardError):
+    """An argument whose memory an earlier call has taken.
+
+    Args:
+        function: The function.
+        path: Where the argument stands.
+    """
+
+    def __init__(self, function: str, path: str) -> None:
+        self.function = function
+        self.path = path
+        super().__init__(
+            f"argument {path!r} of {function} was deleted: an earlier call donated it, for state "
+            "that this function made is updated in place.\n"
+            f"Mend it: go on with the state that the call returned, state, … = {function}(state, …)"
+            ", or keep old states with parallelize(..., donate=False)"
+        )
+
+
+class CompiledArgumentsError(AutoshardError):
+    """Arguments that a compiled program was not compiled for.
+
+    Args:
+        function: The function.
+        problem: What differs.
+    """
+
+    exit_code = ExitCode.MISMATCH
+
+    def __init__(self, function: str, problem: str) -> None:
+        self.function = function
+        self.problem = problem
+        super().__init__(
+            f"the compiled {function} {problem}.\n"
+            f"Mend it: call the parallelized {function} itself, which compiles for every shape, "
+            "and leave static arguments out here"
+        )
+
+
+class UnhashableTreeError(AutoshardError):
+    """Arguments whose tree has static parts that cannot be hashed.
+
+    Args:
+        problem: What Python says.
+    """
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(
+            f"the arguments contain a pytree node with a static part that cannot be hashed "
+            f"({problem}).\n"
+            "Static parts select a compiled program, so they are hashable and compare by value.\n"
+            "Mend it: make that field a tuple, a frozen dataclass or a FrozenDict, or a leaf of "
+            "the tree"
+        )
+
+
+class AbstractArgumentError(AutoshardError):
+    """A call with shapes where it needs arrays.
+
+    Args:
+        function: The function.
+        path: Where the first of them stands.
+    """
+
+    def __init__(self, function: str, path: str) -> None:
+        self.function = function
+        self.path = path
+        super().__init__(
+            f"argument {path!r} of {function} is a jax.ShapeDtypeStruct: there is nothing to "
+            "compute with.\n"
+            f"Mend it: {function}.plan(...), .lower(...) and .compile(...) take shapes; to make "
+            f"the state use {function}.init(create, ...)"
+        )

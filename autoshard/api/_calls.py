@@ -1,0 +1,224 @@
+"""Reading the arguments of a call: static ones apart, arrays flat, and what tells calls apart."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.core import Tracer
+
+from autoshard._compat import trace_context
+from autoshard.errors import OptionError, StaticArgumentError
+from autoshard.tracing import abstract, parameter_names
+
+_ONE_VALUE = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+)
+_HOLE = object()
+"""Stands for an array argument in the positional arguments of a call with static ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call.
+
+    Args:
+        args: Its positional arguments without the static ones.
+        kwargs: Its keyword arguments, likewise.
+        static: Static arguments by name, defaults included.
+        template: All positional arguments, with holes where ``args`` belong.
+        leaves: Flat arrays of ``(args, kwargs)``.
+        tree: Their tree.
+        context: JAX's settings that a trace depends on.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    static: dict[str, Any]
+    template: tuple[Any, ...]
+    leaves: list[Any]
+    tree: Any
+    context: Any
+
+    @property
+    def structs(self) -> list[jax.ShapeDtypeStruct]:
+        """The leaves as abstract arrays."""
+        return [abstract(leaf, f"argument {i}") for i, leaf in enumerate(self.leaves)]
+
+    @property
+    def key(self) -> Any:
+        """Equal for calls that run the same program."""
+        # Types too, for 1 == 1.0 == True.
+        static = tuple((name, type(value), value) for name, value in self.static.items())
+        return (self.tree, tuple(map(_leaf_key, self.leaves)), static, self.context)
+
+
+class Recent:
+    """Recognizes a call like the one before without hashing all of its shapes.
+
+    The arrays of a jitted function's results share their abstract value between calls, so for
+    state that goes round one comparison of identities per leaf is enough.
+
+    Args:
+        call: The call before.
+        entry: What it runs.
+    """
+
+    __slots__ = ("_avals", "_context", "_keys", "_static", "_tree", "entry")
+
+    def __init__(self, call: Call, entry: Any) -> None:
+        self.entry = entry
+        self._tree = call.tree
+        self._static = [(name, type(value), value) for name, value in call.static.items()]
+        self._context = call.context
+        self._avals = [getattr(leaf, "aval", _HOLE) for leaf in call.leaves]
+        self._keys = [_leaf_key(leaf) for leaf in call.leaves]
+
+    def fits(self, call: Call) -> bool:
+        """Whether a call runs the same program. Tracers never do."""
+        if call.tree != self._tree or call.context != self._context:
+            return False
+        if self._static or call.static:
+            static = [(name, type(value), value) for name, value in call.static.items()]
+            if static != self._static:
+                return False
+        for leaf, aval, key in zip(call.leaves, self._avals, self._keys, strict=True):
+            if getattr(leaf, "aval", None) is not aval and _leaf_key(leaf) != key:
+                return False
+        return True
+
+
+class Calls:
+    """Reads calls of one function.
+
+    Args:
+        function: The function.
+        static_argnums: Positions of static parameters.
+        static_argnames: Names of static parameters.
+
+    Raises:
+        OptionError: The function has no such parameter.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        static_argnums: int | Sequence[int],
+        static_argnames: str | Sequence[str],
+    ) -> None:
+        numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
+        names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
+        try:
+            self._signature = inspect.signature(function)
+        except (TypeError, ValueError):  # some built-in functions have none
+            self._signature = inspect.Signature()
+        parameters = self._signature.parameters.values()
+        positional = [p.name for p in parameters if p.kind in _ONE_VALUE[:2]]
+        known = [p.name for p in parameters if p.kind in _ONE_VALUE]
+        for number in numbers:
+            if not -len(positional) <= number < len(positional):
+                choice = ", ".join(f"{i} ({n})" for i, n in enumerate(positional)) or "()"
+                raise OptionError("static_argnums", number, choice)
+        for name in names:
+            if name not in known:
+                raise OptionError("static_argnames", name, ", ".join(map(repr, known)) or "()")
+        self._static = tuple(dict.fromkeys([positional[n] for n in numbers] + list(names)))
+
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """Read a call.
+
+        Args:
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The call.
+
+        Raises:
+            StaticArgumentError: A static argument cannot be hashed.
+            TypeError: The function does not take such arguments.
+        """
+        template = tuple(args)
+        static: dict[str, Any] = {}
+        if self._static:
+            template, kwargs, static = self._split(template, kwargs)
+            args = [a for a, t in zip(args, template, strict=True) if t is _HOLE]
+        leaves, tree = jax.tree.flatten((tuple(args), dict(kwargs)))
+        return Call(tuple(args), dict(kwargs), static, template, leaves, tree, trace_context())
+
+    def _split(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any], dict[str, Any]]:
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        static = {name: bound.arguments[name] for name in self._static}
+        for name, value in static.items():
+            try:
+                hash(value)
+            except TypeError as error:
+                kind = type(value).__name__
+                raise StaticArgumentError(
+                    name, value, f"is {_article(kind)} {kind}, which cannot be hashed"
+                ) from error
+        parameters = self._signature.parameters.values()
+        positional = [p.name for p in parameters if p.kind in _ONE_VALUE[:2]]
+        template = tuple(
+            value if i < len(positional) and positional[i] in static else _HOLE
+            for i, value in enumerate(args)
+        )
+        return template, {k: v for k, v in kwargs.items() if k not in static}, static
+
+    def bind(self, function: Callable[..., Any], call: Call) -> Callable[..., Any]:
+        """The function of a call's arrays, static arguments filled in.
+
+        Its parameters keep their names, so that paths say what the user wrote.
+
+        Args:
+            function: The function.
+            call: A call of it.
+
+        Returns:
+            A function of ``call.args`` and ``call.kwargs``.
+        """
+        if not call.static:
+            return function
+        # Static arguments that were given by position are in the template; those that were left
+        # out come from the function's own defaults when it is called by position.
+        names = parameter_names(function, len(call.template))
+        inside = {n for n, t in zip(names, call.template, strict=True) if t is not _HOLE}
+        parameters = self._signature.parameters
+        by_name = {
+            name: value
+            for name, value in call.static.items()
+            if name not in inside and parameters[name].kind is not _ONE_VALUE[0]
+        }
+
+        @functools.wraps(function)
+        def bound(*args: Any, **kwargs: Any) -> Any:
+            arrays = iter(args)
+            filled = [next(arrays) if t is _HOLE else t for t in call.template]
+            return function(*filled, **kwargs, **by_name)
+
+        free = [p for name, p in parameters.items() if name not in call.static]
+        bound.__signature__ = self._signature.replace(parameters=free)  # type: ignore[attr-defined]
+        return bound
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0].lower() in "aeiou" else "a"
+
+
+def _leaf_key(leaf: Any) -> Any:
+    if isinstance(leaf, Tracer):
+        # Never equal to an array's: inside another trace the program is made differently.
+        return (leaf.shape, leaf.dtype, leaf.weak_type, "tracer")
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None:
+        return type(leaf)
+    return (tuple(leaf.shape), dtype, bool(getattr(leaf, "weak_type", False)))

@@ -1,0 +1,100 @@
+"""The decorator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+from autoshard.api._calls import Calls
+from autoshard.api._parallelized import Parallelized
+from autoshard.errors import OptionError
+
+DEFAULT_STRATEGY = "zero3"
+
+
+@overload
+def parallelize(function: Callable[..., Any], /) -> Parallelized: ...
+@overload
+def parallelize(
+    *,
+    mesh: Any = None,
+    strategy: str | None = None,
+    donate: bool | str = "auto",
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    like: Parallelized | None = None,
+) -> Callable[[Callable[..., Any]], Parallelized]: ...
+@overload
+def parallelize(
+    function: Callable[..., Any],
+    /,
+    *,
+    mesh: Any = None,
+    strategy: str | None = None,
+    donate: bool | str = "auto",
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    like: Parallelized | None = None,
+) -> Parallelized: ...
+def parallelize(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    mesh: Any = None,
+    strategy: str | None = None,
+    donate: bool | str = "auto",
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    like: Parallelized | None = None,
+) -> Any:
+    """Make a single-device function run on a mesh.
+
+    Args:
+        function: A pure function of trees of arrays, such as a training step
+            ``(state, batch) -> (state, metrics)``. Left out, a decorator is returned.
+        mesh: ``"data=2,model=4"`` (one size may be ``-1``), a mapping, or a `jax.sharding.Mesh`
+            (Explicit axes are rebuilt as Auto); all visible devices as ``data`` by default.
+        strategy: Terms joined by ``+``, each optionally with its axes: ``"zero3+tensor"``,
+            ``"dp@data"``. By default ``"zero3"``, or what ``like`` has.
+        donate: ``"auto"`` or True: the memory of state that this function made itself is
+            reused, and other arrays are copied first. False: never.
+        static_argnums: Positions of parameters that are no arrays.
+        static_argnames: Their names.
+        like: Another parallelized function: arguments that both share keep its specs, so that
+            they never move between the two. Mesh and strategy are its own by default.
+
+    Returns:
+        A `Parallelized`, to be called as the function was.
+
+    Raises:
+        OptionError: An option has a value that it does not know.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, autoshard
+        >>> @autoshard.parallelize(strategy="dp")
+        ... def step(w, x):
+        ...     return w - 0.1 * jax.grad(lambda w: jnp.mean((x @ w) ** 2))(w), jnp.mean(x)
+        >>> w, mean = step(jnp.ones((4, 2)), jnp.ones((16, 4)))
+        >>> w.shape
+        (4, 2)
+    """
+    if donate not in (True, False, "auto"):
+        raise OptionError("donate", donate, '"auto", True, False')
+    # Whatever the annotation says, users pass the plain function.
+    if like is not None and not isinstance(like, Parallelized):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError("like", like, "a function made by autoshard.parallelize")
+
+    def wrap(function: Callable[..., Any]) -> Parallelized:
+        if not callable(function):
+            raise OptionError("function", function, "a callable")
+        chosen = strategy or (like.strategy if like is not None else DEFAULT_STRATEGY)
+        return Parallelized(
+            function,
+            mesh=mesh,
+            strategy=chosen,
+            donate=donate,
+            calls=Calls(function, static_argnums, static_argnames),
+            like=like,
+        )
+
+    return wrap if function is None else wrap(function)

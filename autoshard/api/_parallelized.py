@@ -1,0 +1,293 @@
+"""The decorated function."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.core import Tracer
+from jax.sharding import AxisType, Mesh
+
+from autoshard.api._calls import Call, Calls, Recent
+from autoshard.api._entry import Entry, PlannedLowering, build_entry, fixed_specs
+from autoshard.api._init import check_arguments, create_sharded
+from autoshard.api._ownership import Ownership
+from autoshard.errors import InitStateError, NotPlannedError, OptionError, UnhashableTreeError
+from autoshard.lowering import device_mesh, shardings
+from autoshard.plan import Plan, parse_mesh
+
+
+class Memory:
+    """What a parallelized function remembers between calls; its bound methods share it.
+
+    Args:
+        owned: Arrays that may be donated.
+    """
+
+    def __init__(self, owned: Ownership) -> None:
+        self.owned = owned
+        self.entries: dict[Any, Entry] = {}
+        self.latest: Entry | None = None
+        self.recent: Recent | None = None
+        self.mesh: Mesh | None = None
+        self.notes: tuple[str, ...] = ()
+        self.lock = threading.RLock()  # two threads' first calls are planned once
+
+
+class Parallelized:
+    """A function that is traced, planned and compiled for a mesh on its first call.
+
+    Made by `autoshard.parallelize`. Every new combination of shapes, dtypes and static arguments
+    is planned once; later ones inherit the specs of the state they share with the first.
+
+    Args:
+        function: The function.
+        mesh: As `autoshard.parallelize` takes it.
+        strategy: Likewise.
+        donate: Likewise.
+        calls: Reads arguments.
+        like: The function whose plan to share.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        mesh: Any,
+        strategy: str,
+        donate: bool | str,
+        calls: Calls,
+        like: Parallelized | None,
+    ) -> None:
+        # Not the attributes of a callable object: they might hide ours.
+        functools.update_wrapper(self, function, updated=())
+        self._function = function
+        self._mesh_option = mesh
+        self.strategy = strategy
+        self._donate = bool(donate)
+        self._calls = calls
+        self._like = like
+        self._memory = Memory(Ownership() if like is None else like._memory.owned)
+        self._bound: tuple[Any, ...] = ()
+        self._name = getattr(function, "__name__", type(function).__name__)
+
+    # Running ----------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function on the mesh.
+
+        Args:
+            *args: As for the function; arrays may live anywhere.
+            **kwargs: Likewise.
+
+        Returns:
+            What the function returns, as global arrays in their planned shardings.
+
+        Raises:
+            AutoshardError: The arguments cannot be traced or planned; the text says how to mend it.
+        """
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return self._function(*self._bound, *args, **kwargs)
+        call = self._read(args, kwargs)
+        if any(issubclass(kind, Tracer) for kind in set(map(type, call.leaves))):
+            return self._call_nested(call)
+        memory = self._memory
+        recent = memory.recent
+        if recent is None or not recent.fits(call):
+            entry = self._entry(call)
+            if any(isinstance(array, Tracer) for array in entry.captured):
+                return self._call_nested(call)
+            memory.recent = recent = Recent(call, entry)
+        memory.latest = recent.entry
+        return recent.entry.run(recent.entry.function, call.leaves, memory.owned)
+
+    def _call_nested(self, call: Call) -> Any:
+        """Become a part of the program that is being traced around the call."""
+        entry = self._entry(call, nested=True)
+        results = entry.function(*call.leaves, *entry.captured)
+        return jax.tree.unflatten(entry.program.out_tree, results)
+
+    def init(
+        self,
+        create: Callable[..., Any],
+        *args: Any,
+        step_args: Sequence[Any] = (),
+        step_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Make the state where it will live: no device ever holds it whole.
+
+        ``create`` is compiled into one program whose results are cut as the plan says. The
+        compiler cuts what leads to them as well, random bits included (JAX's threefry keys give
+        the same numbers however they are cut), so beside its shards a device holds at most one
+        leaf. Where an initializer's op cannot be cut (the QR decomposition of
+        `jax.nn.initializers.orthogonal`), it holds that op's whole operands and results, for one
+        leaf at a time.
+
+        Args:
+            create: Makes the state, the function's first argument.
+            *args: Its arguments.
+            step_args: The function's other positional arguments, as arrays or
+                `jax.ShapeDtypeStruct`: the state's specs depend on how it is used.
+            step_kwargs: Its keyword arguments.
+
+        Returns:
+            The state, sharded as planned. Its values are those of ``jax.jit(create)(*args)``.
+
+        Raises:
+            ArgumentError: An argument of ``create`` is no array.
+            InitStateError: The step carries something else than what ``create`` makes.
+            AutoshardError: The function cannot be planned.
+        """
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return create(*args)
+        check_arguments(create, args)
+        state = jax.eval_shape(create, *args)
+        leaves, tree = jax.tree.flatten(state)
+        call = self._read((state, *step_args), step_kwargs or {})
+        plan = self._entry(call).plan
+        ids = {id(leaf) for leaf in leaves}
+        planned = [p for p, x in zip(plan.arguments, call.leaves, strict=False) if id(x) in ids]
+        if plan.state and not all(leaf.carried for leaf in planned):
+            made, carried = ([leaf.path for leaf in part] for part in (planned, plan.state))
+            raise InitStateError(self._name, made, carried)
+        arrays = create_sharded(create, args, shardings(planned, self.mesh), self.mesh)
+        if self._donate:
+            self._memory.owned.add(arrays)
+        return jax.tree.unflatten(tree, arrays)
+
+    # Asking -----------------------------------------------------------------------------------
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The device mesh, with Auto axes."""
+        with self._memory.lock:
+            if self._memory.mesh is None:
+                self._memory.mesh = self._make_mesh()
+            return self._memory.mesh
+
+    def _make_mesh(self) -> Mesh:
+        option = self._mesh_option
+        if option is None and self._like is not None:
+            return self._like.mesh
+        if isinstance(option, Mesh):
+            # The user's order of devices holds.
+            kinds = set(map(str, option.axis_types)) - {str(AxisType.Auto)}
+            if kinds:
+                self._memory.notes = (
+                    f"the mesh's {' and '.join(sorted(kinds))} axes were made Auto: the plan, not "
+                    "the types of arrays, says how everything is sharded",
+                )
+            auto = (AxisType.Auto,) * len(option.axis_names)
+            mesh = Mesh(option.devices, option.axis_names, axis_types=auto)
+        else:
+            mesh = device_mesh(parse_mesh(option, len(jax.devices())))
+        if self._like is not None and mesh != self._like.mesh:
+            theirs = ",".join(f"{n}={s}" for n, s in self._like.mesh.shape.items())
+            raise OptionError("mesh", option, f"{theirs!r}, the mesh of like=, or left out")
+        return mesh
+
+    @property
+    def last_plan(self) -> Plan:
+        """The plan that was made or used last.
+
+        Raises:
+            NotPlannedError: There is none.
+        """
+        if self._memory.latest is None:
+            raise NotPlannedError(self._name, "last_plan")
+        return self._memory.latest.plan
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """Plan a call without running it.
+
+        Args:
+            *args: Arrays or `jax.ShapeDtypeStruct`.
+            **kwargs: Likewise.
+
+        Returns:
+            The plan.
+        """
+        return self._entry(self._read(args, kwargs)).plan
+
+    def lower(self, *args: Any, **kwargs: Any) -> PlannedLowering:
+        """Lower a call, as ``jax.jit(...).lower`` does.
+
+        Args:
+            *args: Arrays or `jax.ShapeDtypeStruct`.
+            **kwargs: Likewise.
+
+        Returns:
+            What can be compiled, with the plan.
+        """
+        call = self._calls.read(args, kwargs)
+        return PlannedLowering(self._entry(call), call.structs, self._memory.owned)
+
+    def compile(self, *args: Any, **kwargs: Any) -> Any:
+        """Compile a call ahead of time: ``lower(...).compile()``."""
+        return self.lower(*args, **kwargs).compile()
+
+    def explain(self, path: str | None = None) -> str:
+        """Explain the last plan: one argument or result by its path, or all arguments.
+
+        Args:
+            path: The path, or an end of it that only one leaf has.
+
+        Returns:
+            Text.
+
+        Raises:
+            NotPlannedError: There is no plan yet.
+            PathError: The path matches no leaf, or several.
+        """
+        if self._memory.latest is None:
+            raise NotPlannedError(self._name, "explain")
+        return self.last_plan.explain(path)
+
+    def _read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        return self._calls.read((*self._bound, *args), kwargs)
+
+    def _entry(self, call: Call, nested: bool = False) -> Entry:
+        memory = self._memory
+        with memory.lock:
+            try:
+                entry = memory.entries.get((call.key, nested))
+            except TypeError as error:
+                raise UnhashableTreeError(str(error)) from error
+            if entry is None:
+                entry = self._build(call, nested)
+                if not any(isinstance(array, Tracer) for array in entry.captured):
+                    memory.entries[call.key, nested] = entry
+            memory.latest = entry
+            return entry
+
+    def _build(self, call: Call, nested: bool) -> Entry:
+        earlier = [e.plan for e in self._memory.entries.values()]
+        if self._like is not None:
+            earlier += [e.plan for e in self._like._memory.entries.values()]
+        return build_entry(
+            self._calls.bind(self._function, call),
+            call,
+            mesh=self.mesh,
+            strategy=self.strategy,
+            donate=self._donate and not nested,
+            nested=nested,
+            fixed=fixed_specs(earlier),
+            notes=self._memory.notes,
+        )
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Bind as a method, as a plain function would; the bound method can be asked as well."""
+        if instance is None:
+            return self
+        bound = copy.copy(self)
+        bound._bound = (*self._bound, instance)
+        return bound
+
+    def __repr__(self) -> str:
+        return (
+            f"<parallelized {self._name}: {self.strategy} on {self._mesh_option or 'all devices'}>"
+        )
