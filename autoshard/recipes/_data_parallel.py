@@ -7,7 +7,7 @@ from autoshard.plan import human_bytes
 from autoshard.recipes._context import Context, seed_batch
 from autoshard.recipes._flow import Flow, Unit
 from autoshard.rules import FactorKind
-from autoshard.tracing import Leaf
+from autoshard.tracing import TIE, Leaf
 
 
 def data_parallel(flow: Flow, context: Context, unit: Unit) -> list[str]:
@@ -69,6 +69,10 @@ def zero3(flow: Flow, context: Context, unit: Unit) -> list[str]:
         if leaf.op in state and not flow.labelled(leaf.op, unit):
             _follow_by_structure(flow, leaf, list(cut.values()), unit)
     flow.spread(unit)
+    for leaf in program.arguments:  # scales and statistics that meet the batch only in sums
+        if leaf.op in state:
+            _shard_storage(flow, leaf.op, unit)
+    flow.spread(unit)
     left = [
         leaf
         for leaf in program.arguments
@@ -111,7 +115,7 @@ def _is_scanned(flow: Flow, value: int, d: int) -> bool:
     program = flow.program
     for consumer, index in program.consumers[value]:
         op, rule = program.ops[consumer], flow.ruled.rules[consumer]
-        if op.primitive == "tie" and rule is not None:
+        if op.primitive == TIE and rule is not None:
             kinds = [rule.factors[name].kind for name in rule.operands[index][d]]
             if FactorKind.WHOLE in kinds:
                 return True

@@ -18,7 +18,7 @@ import numpy as np
 
 ARGUMENT = "argument"
 RESULT = "result"
-TIE = "tie"
+TIE = "region_tie"
 """Primitive names of the ops that stand for the border of the program and of its regions."""
 
 

@@ -71,9 +71,13 @@ def test_what_is_emitted_is_what_was_traced(lower, equations):
     """Op for op, apart from constraints."""
     step, args = train_step("llama-tiny", remat="full")
     lowered = lower(step, args, "tensor")
-    border = ("argument", "result", "tie")
+    border = ("argument", "result", "region_tie")
     traced = Counter(op.primitive for op in lowered.program.ops if op.primitive not in border)
-    emitted = Counter(str(eqn.primitive) for _, eqn in equations(lowered.jaxpr))
+    emitted = Counter(
+        str(eqn.primitive)
+        for inside, eqn in equations(lowered.jaxpr)
+        if "scatter-add" not in inside  # how it combines two numbers
+    )
     assert emitted["sharding_constraint"] > traced["sharding_constraint"]
     assert {name: emitted[name] for name in traced} == traced
 
@@ -86,7 +90,7 @@ def test_ops_keep_their_module_path(lower, scan):
     block = "h/" if scan else "h_0/"
     wanted = {
         False: [r"jit\(train_step\)/jvp\(GPT2\)/h_0/mlp_fc/dot_general"],
-        True: [r"jit\(train_step\)/jvp\(GPT2\)/while/body/(closed_call/)?h/mlp_fc/dot_general"],
+        True: [r"jit\(train_step\)/jvp\(GPT2\)/while/body/(\w+/)?h/mlp_fc/dot_general"],
     }[scan]
     for pattern in (*wanted, rf"transpose\(jvp\(GPT2\)\)/.*{block}attn/out"):
         assert any(re.search(pattern, name) for name in names), pattern

@@ -17,7 +17,7 @@ NOT_SHOWN = {
     # Ops of a traced program, not of jax.
     "argument",
     "result",
-    "tie",
+    "region_tie",
     # Effects and tokens: nothing to shard.
     "after_all",
     "create_token",

@@ -82,9 +82,11 @@ def _conv(params: Mapping[str, Any], shard: Shard) -> Mapping[str, Any]:
     ):
         if l in lhs and r in rhs and shard.op.results[0].shape[o] > 1:
             # A window that covers its block shrinks with it, and so does the step between blocks.
-            strides = list(params["window_strides"])
+            # Padding behind the last block was too little for another window; now it need not be.
+            strides, padding = list(params["window_strides"]), list(params["padding"])
             strides[n] //= shard.count
-            changed["window_strides"] = tuple(strides)
+            padding[n] = (0, 0)
+            changed |= {"window_strides": tuple(strides), "padding": tuple(padding)}
     return changed
 
 
