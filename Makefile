@@ -44,7 +44,7 @@ lint: .venv/.installed-dev $(TREE)
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
 	cd $(TREE) && $(CURDIR)/$(BIN)/lint-imports --no-cache --config $(CURDIR)/pyproject.toml
-	$(BIN)/basedpyright --warnings | sed -E 's#$(TREE)/autoshard/(cli|cost_model|models)/#\1/#; s#$(TREE)/##'
+	$(BIN)/basedpyright --project pyproject.toml --warnings | sed -E 's#$(TREE)/autoshard/(cli|cost_model|models)/#\1/#; s#$(TREE)/##'
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix-only
