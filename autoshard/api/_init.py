@@ -54,9 +54,9 @@ def creation(create: Callable[..., Any], shardings: Sequence[Any], mesh: Mesh) -
 
 
 def _bring(leaf: Any, mesh: Mesh) -> Any:
-    """An array that lives on other devices than the mesh's is copied to all of these."""
+    """An array that is bound to other devices than the mesh's is copied to all of these."""
     if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
         return leaf
-    if leaf.sharding.device_set == set(mesh.devices.flat):
-        return leaf
+    if not leaf.committed or leaf.sharding.device_set == set(mesh.devices.flat):
+        return leaf  # jit takes what is bound to no device wherever it is needed
     return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))

@@ -79,6 +79,32 @@ class Context:
             if type(operand) is int and operand in self.parameter_values
         )
 
+    @cached_property
+    def learned(self) -> frozenset[int]:
+        """Argument ops of state on which a result that is not state depends, such as the loss.
+
+        Optimizer state influences nothing but state; a scale that meets the batch only through a
+        statistic (batch norm) influences the loss, though no op on the batch reads it.
+        """
+        program = self.ruled.program
+        state = self.roles.argument_of_result
+        found = {
+            operand
+            for leaf in program.results
+            if leaf.op not in state
+            for operand in program.ops[leaf.op].operands
+            if type(operand) is int
+        }
+        size = -1
+        while len(found) != size:  # once more per nested loop: carries close a cycle
+            size = len(found)
+            for op in reversed(program.ops):
+                if not op.structured and any(r in found for r in op.results):
+                    found.update(o for o in op.operands if type(o) is int)
+        return frozenset(
+            op for op in self.roles.state_of_argument if program.ops[op].results[0] in found
+        )
+
     def weight_operands(self, op: Op, rule: OpRule) -> tuple[int, ...]:
         """Operands through which an op on the batch contracts, or looks up rows of, a weight.
 

@@ -52,7 +52,7 @@ def zero3(flow: Flow, context: Context, unit: Unit) -> list[str]:
         unit: The axes, used as one.
 
     Returns:
-        Notes on state that no dimension of which can be cut.
+        Notes on parameters no dimension of which can be cut.
 
     Raises:
         BatchError: No data argument can be cut into as many parts.
@@ -69,14 +69,14 @@ def zero3(flow: Flow, context: Context, unit: Unit) -> list[str]:
         if leaf.op in state and not flow.labelled(leaf.op, unit):
             _follow_by_structure(flow, leaf, list(cut.values()), unit)
     flow.spread(unit)
-    for leaf in program.arguments:  # scales and statistics that meet the batch only in sums
-        if leaf.op in state:
+    for leaf in program.arguments:  # scales that meet the batch only in statistics
+        if leaf.op in context.learned:
             _shard_storage(flow, leaf.op, unit)
     flow.spread(unit)
     left = [
         leaf
         for leaf in program.arguments
-        if (leaf.op in state or leaf.op in context.parameters)
+        if (leaf.op in context.learned or leaf.op in context.parameters)
         and not flow.labelled(leaf.op, unit)
         and program.argument_value(leaf).shape
     ]
@@ -85,14 +85,14 @@ def zero3(flow: Flow, context: Context, unit: Unit) -> list[str]:
     nbytes = sum(program.argument_value(leaf).nbytes for leaf in left)
     shown = ", ".join(leaf.path for leaf in left[:3]) + (", …" if len(left) > 3 else "")
     return [
-        f"{len(left)} state arrays ({human_bytes(nbytes)}) are not cut over {'×'.join(unit)} = "
-        f"{flow.mesh.size_of(unit)}, which divides none of their free dimensions: {shown}"
+        f"stored whole, for {'×'.join(unit)} = {flow.mesh.size_of(unit)} divides none of their "
+        f"free dimensions: {shown} ({human_bytes(nbytes)} in all)"
     ]
 
 
 def _shard_storage(flow: Flow, op_id: int, unit: Unit) -> None:
     """Cut an argument on its largest dimension that divides, is not scanned and is still whole."""
-    if flow.labelled(op_id, unit):
+    if flow.labelled(op_id, unit) or flow.mesh.size_of(unit) == 1:
         return
     program = flow.program
     value = program.values[program.ops[op_id].results[0]]
