@@ -96,21 +96,27 @@ class PathError(AutoshardError):
     """A path that names no leaf of a plan, or more than one.
 
     Args:
-        path: What was asked for.
+        path: What was asked for; empty where an array came without a path.
         candidates: Paths that match, or all there are.
         several: Whether it matched several.
+        hint: One line that mends it; by default how to explain the closest path.
     """
 
-    def __init__(self, path: str, candidates: list[str], *, several: bool) -> None:
+    def __init__(
+        self, path: str, candidates: list[str], *, several: bool, hint: str | None = None
+    ) -> None:
         self.path = path
         self.candidates = candidates
         self.several = several
         shown = candidates if several else get_close_matches(path, candidates, n=5, cutoff=0.3)
         shown = (shown or candidates)[:5]
         problem = "ends several paths" if several else "is no argument or result of the plan"
+        unnamed = several and not path
+        subject = "an array without a name fits several paths" if unnamed else f"{path!r} {problem}"
+        hint = hint or f"plan.explain({shown[0] if shown else ''!r})"
         super().__init__(
-            f"{path!r} {problem}. {'They are' if several else 'Close to it'}: {', '.join(shown)}\n"
-            f"Mend it: plan.explain({shown[0] if shown else ''!r})"
+            f"{subject}. {'They are' if several else 'Close to it'}: {', '.join(shown)}\n"
+            f"Mend it: {hint}"
         )
 
 
@@ -357,7 +363,7 @@ class BatchShapeError(AutoshardError):
         shape: Shape of this process's part.
         spec: The wanted spec.
         mesh: The mesh.
-        problem: What JAX says.
+        problem: What does not fit.
     """
 
     def __init__(
@@ -365,7 +371,7 @@ class BatchShapeError(AutoshardError):
     ) -> None:
         self.shape = shape
         super().__init__(
-            f"an array of shape {shape} cannot be laid out as {spec} on {mesh}: {problem}\n"
+            f"an array of shape {shape} cannot be laid out as {spec} on {mesh}: {problem}.\n"
             "Mend it: make the leading dimension a multiple of the devices that share it"
         )
 
@@ -411,7 +417,7 @@ class OptionError(AutoshardError):
     Args:
         option: Its name.
         value: What was given.
-        known: What can be given.
+        known: What can be given, separated by commas.
     """
 
     def __init__(self, option: str, value: object, known: str) -> None:
@@ -519,4 +525,23 @@ class AbstractArgumentError(AutoshardError):
             "compute with.\n"
             f"Mend it: {function}.plan(...), .lower(...) and .compile(...) take shapes; to make "
             f"the state use {function}.init(create, ...)"
+        )
+
+
+class ProcessDataError(AutoshardError):
+    """A host array that is not the same in every process.
+
+    Args:
+        shape: Its shape.
+    """
+
+    exit_code = ExitCode.MISMATCH
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        super().__init__(
+            f"a NumPy argument of shape {shape} differs between processes: a host array stands for "
+            "the whole global array, so every process has to pass the same.\n"
+            "Mend it: make global arrays of what each process has, "
+            "step(state, autoshard.shard_batch(batch, step))"
         )

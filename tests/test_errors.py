@@ -58,6 +58,29 @@ def register_twice():
     autoshard.register_rule("dot_general")(rule_from_text("([i])->([i])"))
 
 
+def state_used_twice():
+    function = planned()
+    state, _ = function(W, batch())
+    function(state, batch())
+    function(state, batch())
+
+
+@jax.tree_util.register_pytree_node_class
+class Unhashable:
+    """A pytree node whose static part is a list."""
+
+    def __init__(self, w):
+        self.w = w
+
+    def tree_flatten(self):
+        return [self.w], [1, 2]
+
+    @classmethod
+    def tree_unflatten(cls, static, leaves):
+        del static
+        return cls(*leaves)
+
+
 CASES = {
     "unknown strategy": lambda: run(strategy="fsdp"),
     "unknown axis": lambda: run(strategy="dp@rows"),
@@ -99,7 +122,26 @@ CASES = {
     "a batch that the plan does not know": lambda: autoshard.shard_batch(
         {"y": np.ones((16, 8), np.float32)}, planned()
     ),
+    "a batch without names": lambda: autoshard.shard_batch(np.ones((8, 8), np.float32), twins()),
     "a second rule": register_twice,
+    "state used twice": state_used_twice,
+    "shapes instead of arrays": lambda: run(args=(jax.eval_shape(lambda: W), batch())),
+    "a tree that cannot be hashed": lambda: run(
+        lambda u, x: (u, x), (Unhashable(jnp.ones((8, 8))), jnp.ones((8, 8)))
+    ),
+    "compiled for another shape": lambda: autoshard.parallelize(step).compile(W, batch())(
+        W, batch(32)
+    ),
+    "compiled for another tree": lambda: autoshard.parallelize(step).compile(W, batch())(
+        W, {"y": batch()["x"]}
+    ),
+    "like on another mesh": lambda: run(like=planned(), mesh="data=2,model=4"),
+    "init of something else": lambda: autoshard.parallelize(
+        lambda batch, params: step(params, batch)[::-1]
+    ).init(batch, step_args=(W,)),
+    "init with something else": lambda: autoshard.parallelize(step).init(
+        lambda kind: W, "small", step_args=(batch(),)
+    ),
 }
 
 

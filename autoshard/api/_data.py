@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -55,9 +56,22 @@ def _place(local: np.ndarray, sharding: NamedSharding, shape: tuple[int, ...] | 
             return jax.make_array_from_process_local_data(sharding, local)
         return jax.make_array_from_process_local_data(sharding, local, _global(local, shape))
     except ValueError as error:
+        problem = _uneven(local.shape, sharding) or str(error).splitlines()[0]
         raise BatchShapeError(
-            local.shape, str(sharding.spec), dict(sharding.mesh.shape), str(error)
+            local.shape, str(sharding.spec), dict(sharding.mesh.shape), problem
         ) from error
+
+
+def _uneven(local: tuple[int, ...], sharding: NamedSharding) -> str | None:
+    """Which dimension of a process's part cannot be cut, in words, where that is easily said."""
+    if len(local) < len(sharding.spec):
+        return f"it has {len(local)} dimensions"
+    for d, entry in enumerate(sharding.spec):
+        axes = () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+        n = math.prod(sharding.mesh.shape[axis] for axis in axes)
+        if jax.process_count() == 1 and local[d] % n:
+            return f"dimension {d} of size {local[d]} is not divisible by {'×'.join(axes)} = {n}"
+    return None
 
 
 def _global(local: np.ndarray, planned: tuple[int, ...]) -> tuple[int, ...] | None:

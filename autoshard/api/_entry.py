@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from autoshard.api._calls import Call
 from autoshard.api._ownership import Ownership
@@ -101,7 +102,7 @@ def build_entry(
     placed = shardings(plan.arguments, mesh)
     n = len(call.leaves)
     captured = [
-        array if nested else jax.device_put(array, sharding)
+        array if nested or isinstance(array, Tracer) else jax.device_put(array, sharding)
         for array, sharding in zip(program.captured, placed[n:], strict=True)
     ]
     return Entry(

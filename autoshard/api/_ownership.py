@@ -8,6 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from autoshard.errors import ProcessDataError
 
 
 class Ownership:
@@ -46,6 +49,7 @@ class Ownership:
             never deleted under its owner's hands.
 
         Raises:
+            ProcessDataError: A host array differs between processes.
             RuntimeError: An array is deleted.
         """
         known = self._arrays
@@ -56,7 +60,13 @@ class Ownership:
             if sharding is not None and leaf.is_deleted():
                 # jax 0.10.2 ends the process when a deleted array reaches several devices.
                 raise RuntimeError("array has been deleted")
-            if takes and sharding is not None:
+            if (
+                sharding is None
+                and not wanted.is_fully_addressable
+                and isinstance(leaf, np.ndarray)
+            ):
+                leaf = _to_all_processes(leaf, wanted)
+            elif takes and sharding is not None:
                 key = id(leaf)
                 found = known.get(key)
                 if found is not None and found() is leaf and key not in taken:
@@ -68,6 +78,14 @@ class Ownership:
                 leaf = jax.device_put(leaf, wanted)
             placed.append(leaf)
         return placed
+
+
+def _to_all_processes(array: np.ndarray, sharding: Any) -> jax.Array:
+    """An array that every process has in full, as a global one."""
+    try:
+        return jax.device_put(array, sharding)
+    except AssertionError as error:  # JAX compares the processes' arrays
+        raise ProcessDataError(array.shape) from error
 
 
 def _copy(array: jax.Array, sharding: Any) -> jax.Array:

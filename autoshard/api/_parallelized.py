@@ -187,7 +187,7 @@ class Parallelized:
             mesh = device_mesh(parse_mesh(option, len(jax.devices())))
         if self._like is not None and mesh != self._like.mesh:
             theirs = ",".join(f"{n}={s}" for n, s in self._like.mesh.shape.items())
-            raise OptionError("mesh", option, f"{theirs!r}, the mesh of like=, or left out")
+            raise OptionError("mesh", option, f"{theirs!r} (the mesh of like=), None")
         return mesh
 
     @property

@@ -61,6 +61,7 @@ def make_plan(
             reason=labelling.reasons.get(leaf.op, "replicated: nothing shards it"),
             carried=carried,
             mesh=labelling.mesh,
+            captured=leaf.captured,
         )
 
     arguments = []

@@ -29,6 +29,7 @@ class LeafPlan:
         reason: Why.
         carried: True for state: a result that comes back as an argument, or such an argument.
         mesh: The mesh.
+        captured: True for an array that the function closes over.
     """
 
     path: str
@@ -39,6 +40,7 @@ class LeafPlan:
     reason: str
     carried: bool
     mesh: MeshShape
+    captured: bool = False
 
     def __post_init__(self) -> None:
         self.spec.check(self.shape, self.mesh, self.path)
@@ -145,7 +147,7 @@ class Plan:
         Raises:
             PathError: No or several arguments match.
         """
-        leaves = [leaf for leaf in self.arguments if not leaf.carried]
+        leaves = [leaf for leaf in self.arguments if not leaf.carried and not leaf.captured]
         found = [
             leaf
             for leaf in leaves
@@ -153,7 +155,9 @@ class Plan:
         ]
         if len(found) != 1:
             candidates = [leaf.path for leaf in found or leaves]
-            raise PathError(path or "", candidates, several=bool(found))
+            name = candidates[0].split("/")[-1] if candidates else "x"
+            hint = f"autoshard.shard_batch({{{name!r}: …}}, step)"
+            raise PathError(path or "", candidates, several=bool(found), hint=hint)
         return found[0]
 
     def _paths(self) -> Iterator[str]:
