@@ -1,0 +1,92 @@
+"""Every error that autoshard raises for its users; all are `AutoshardError`."""
+
+from autoshard.errors._arguments import (
+    AbstractArgumentError as AbstractArgumentError,
+)
+from autoshard.errors._arguments import (
+    ArgumentError as ArgumentError,
+)
+from autoshard.errors._arguments import (
+    CompiledArgumentsError as CompiledArgumentsError,
+)
+from autoshard.errors._arguments import (
+    DeletedArrayError as DeletedArrayError,
+)
+from autoshard.errors._arguments import (
+    InitStateError as InitStateError,
+)
+from autoshard.errors._arguments import (
+    NotPlannedError as NotPlannedError,
+)
+from autoshard.errors._arguments import (
+    OptionError as OptionError,
+)
+from autoshard.errors._arguments import (
+    StateStructureError as StateStructureError,
+)
+from autoshard.errors._arguments import (
+    StaticArgumentError as StaticArgumentError,
+)
+from autoshard.errors._arguments import (
+    UnhashableTreeError as UnhashableTreeError,
+)
+from autoshard.errors._base import (
+    AutoshardError as AutoshardError,
+)
+from autoshard.errors._base import (
+    ExitCode as ExitCode,
+)
+from autoshard.errors._base import (
+    UsageError as UsageError,
+)
+from autoshard.errors._compiled import (
+    HloFormatError as HloFormatError,
+)
+from autoshard.errors._compiled import (
+    HloLoopError as HloLoopError,
+)
+from autoshard.errors._compiled import (
+    HloMeshError as HloMeshError,
+)
+from autoshard.errors._compiled import (
+    MemoryStatsError as MemoryStatsError,
+)
+from autoshard.errors._data import (
+    BatchError as BatchError,
+)
+from autoshard.errors._data import (
+    BatchShapeError as BatchShapeError,
+)
+from autoshard.errors._data import (
+    DataError as DataError,
+)
+from autoshard.errors._data import (
+    ProcessDataError as ProcessDataError,
+)
+from autoshard.errors._planning import (
+    EmulationError as EmulationError,
+)
+from autoshard.errors._planning import (
+    LabellingError as LabellingError,
+)
+from autoshard.errors._planning import (
+    MeshError as MeshError,
+)
+from autoshard.errors._planning import (
+    PathError as PathError,
+)
+from autoshard.errors._planning import (
+    RuleError as RuleError,
+)
+from autoshard.errors._planning import (
+    RuleSyntaxError as RuleSyntaxError,
+)
+from autoshard.errors._planning import (
+    RuleViolationError as RuleViolationError,
+)
+from autoshard.errors._planning import (
+    SpecError as SpecError,
+)
+from autoshard.errors._planning import (
+    StrategyError as StrategyError,
+)
