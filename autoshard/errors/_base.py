@@ -1,8 +1,8 @@
 """The base of every error that autoshard raises for its users, and the CLI's exit codes.
 
-To add an error, subclass `AutoshardError` in the module of its subject: keep the values it speaks of
-as attributes, build the text from them (what happened, with which values, why, and one line to copy
-that mends it), and set `exit_code` where it is not a usage error.
+To add an error, subclass `AutoshardError` in the module of its subject: keep the values that it
+speaks of as attributes, build the text from them (what happened, with which values, why, and one
+line to copy that mends it), and set `exit_code` where it is not a usage error.
 """
 
 import enum
