@@ -15,8 +15,12 @@ import jax
 
 from autoshard._compat import equation_context
 from autoshard.lowering._backend import Backend, bind
-from autoshard.plan import ConstraintKey, Plan
+from autoshard.plan import ConstraintKey, Plan, Spec
 from autoshard.tracing import Block, Literal, Op, Program
+
+
+_Placed = dict[tuple[int, tuple[Spec, ...]], Any]
+"""Values of a block in the specs in which they were read last."""
 
 
 class Emitter:
@@ -48,12 +52,17 @@ class Emitter:
 
     def _block(self, block: Block, inputs: Sequence[Any]) -> list[Any]:
         env: dict[int, Any] = dict(zip(block.inputs, inputs, strict=True))
+        placed: _Placed = {}
         for op_id in block.ops:
             op = self.program.ops[op_id]
             operands = [self._read(env, o) for o in op.operands]
-            emit = self._STRUCTURED.get(op.primitive) if op.structured and not op.atomic else None
             with equation_context(op.eqn, op.scope):
-                results = self._plain(op, operands) if emit is None else emit(self, op, operands)
+                if not op.structured:
+                    results = self._plain(op, self._operands(op, operands, placed))
+                elif op.atomic or op.primitive not in self._STRUCTURED:
+                    results = self._plain(op, operands)
+                else:
+                    results = self._STRUCTURED[op.primitive](self, op, operands)
             env.update(zip(op.results, results, strict=True))
         return [self._read(env, o) for o in block.outputs]
 
@@ -65,14 +74,30 @@ class Emitter:
         return array if chain is None else self.backend.constrain(array, chain)
 
     def _plain(self, op: Op, operands: Sequence[Any]) -> list[Any]:
-        if not op.structured:
-            operands = self._separate(op, operands)
-            operands = [self._constrain((op.id, "operand", i), x) for i, x in enumerate(operands)]
         scatter = self.reduce_scatters.get(op.id)
         if scatter is not None:
             return [self.backend.reduce_scatter(op, operands, scatter)]
         results = bind(op, operands)
         return [self._constrain((op.id, "result", i), x) for i, x in enumerate(results)]
+
+    def _operands(self, op: Op, operands: Sequence[Any], placed: _Placed) -> Sequence[Any]:
+        """Bring operands into the specs in which an op reads them.
+
+        Readers of one value in one spec share the constrained copy, until a reader that has to
+        gather anew starts the next one.
+        """
+        ready = list(self._separate(op, operands))
+        for index, operand in enumerate(op.operands):
+            key: ConstraintKey = (op.id, "operand", index)
+            chain = self.constraints.get(key)
+            if chain is None or not isinstance(operand, int):
+                continue
+            shared = placed.get((operand, chain))
+            if shared is None or key in self.regathers:
+                shared = self.backend.constrain(ready[index], chain)
+                placed[operand, chain] = shared
+            ready[index] = shared
+        return ready
 
     def _separate(self, op: Op, operands: Sequence[Any]) -> Sequence[Any]:
         """Make an operand that is gathered anew a value of its own.

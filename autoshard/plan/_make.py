@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoshard.plan._labelling import Label, Labelling, inferred_label, project
+from autoshard.plan._gathers import find_regathers
+from autoshard.plan._labelling import Label, Labelling, Reason, inferred_label, project
 from autoshard.plan._plan import ConstraintKey, LeafPlan, Plan, ReduceScatter
 from autoshard.plan._reshard import reshard_chain
 from autoshard.plan._roles import Roles
@@ -52,13 +53,15 @@ def make_plan(
     _results(labelling, produced, constraints, set(settled))
 
     def leaf_plan(leaf: Leaf, spec: Spec, aval: Any, carried: bool) -> LeafPlan:
+        reason = labelling.reasons.get(leaf.op, _NO_REASON)
         return LeafPlan(
             path=leaf.path,
             shape=tuple(aval.shape),
             dtype=str(aval.dtype),
             nbytes=nbytes(aval),
             spec=spec,
-            reason=labelling.reasons.get(leaf.op, "replicated: nothing shards it"),
+            reason=reason.text,
+            follows=reason.follows,
             carried=carried,
             mesh=labelling.mesh,
             captured=leaf.captured,
@@ -81,10 +84,13 @@ def make_plan(
         arguments=tuple(arguments),
         results=tuple(results),
         constraints=constraints,
-        regathers=_regathers(labelling, constraints),
+        regathers=find_regathers(labelling, constraints),
         reduce_scatters=scatters,
         notes=tuple(notes),
     )
+
+
+_NO_REASON = Reason("replicated: nothing shards it")
 
 
 def _scattered_partials(labelling: Labelling, produced: Sequence[Spec]) -> Mapping[int, Spec]:
@@ -169,36 +175,6 @@ def _edges(
                 constraints[(op.id, "operand", index)] = reshard_chain(
                     have, want, shape, labelling.mesh
                 )
-
-
-def _regathers(
-    labelling: Labelling, constraints: Mapping[ConstraintKey, tuple[Spec, ...]]
-) -> frozenset[ConstraintKey]:
-    """Gathers that repeat an earlier one of the same array in the same block.
-
-    Common-subexpression elimination would make them one, and the gathered copy of a parameter
-    would stay alive from the forward to the backward pass. ZeRO stage 3 gathers twice instead
-    (Rajbhandari et al. 2020, section 7.2.2). Vectors are too small to care, and a rematerialized
-    body runs at one place of the backward pass: there one gather serves all readers.
-    """
-    program = labelling.ruled.program
-    seen: set[tuple[int, Spec]] = set()
-    found: set[ConstraintKey] = set()
-    for key in sorted(k for k in constraints if k[1] == "operand"):
-        op = program.ops[key[0]]
-        operand = op.operands[key[2]]
-        parent = program.ops[op.parent].primitive if op.parent is not None else ""
-        if op.primitive == TIE or not isinstance(operand, int) or "remat" in parent:
-            continue
-        value, target = program.values[operand], constraints[key][-1]
-        if len(value.shape) < 2 or target.shards(labelling.mesh) >= labelling.value_spec(
-            operand
-        ).shards(labelling.mesh):
-            continue
-        if (operand, target) in seen:
-            found.add(key)
-        seen.add((operand, target))
-    return frozenset(found)
 
 
 def _results(
