@@ -138,12 +138,12 @@ def _span(numbers: list[int]) -> str:
 
 def _join_followers(rows: list[Row]) -> list[Row]:
     """Moves each row that follows another one, with the same arrays and spec, into that row."""
-    by_path = {row.path: row for row in rows}
-    joined = dict(by_path)
+    by_leaf = {leaf.path: row for row in rows for leaf in row.leaves}
+    joined = {row.path: row for row in rows}
     for row in rows:
-        followed = re.search(r"\bfollows (\S+)", row.reason)
-        leader = by_path.get(followed[1]) if followed else None
-        if leader is None or not _alike(row, leader):
+        leaders = (by_leaf[path] for path in row.leaves[0].follows if path in by_leaf)
+        leader = next((leader for leader in leaders if _follows(row, leader)), None)
+        if leader is None:
             continue
         del joined[row.path]
         old = joined.get(leader.path)
@@ -160,12 +160,15 @@ def _join_followers(rows: list[Row]) -> list[Row]:
     return list(joined.values())
 
 
-def _alike(one: Row, other: Row) -> bool:
+def _follows(row: Row, leader: Row) -> bool:
+    """Whether each leaf follows its counterpart and has the same array and spec."""
+
     def what(row: Row) -> object:
         leaf = row.leaves[0]
         return leaf.shape, leaf.dtype, leaf.spec, len(row.leaves)
 
-    return what(one) == what(other)
+    pairs = zip(row.leaves, leader.leaves, strict=False)
+    return what(row) == what(leader) and all(other.path in leaf.follows for leaf, other in pairs)
 
 
 def _common_suffix(one: str, other: str) -> str:

@@ -5,6 +5,7 @@ from autoshard.plan._explain import plan_table as plan_table
 from autoshard.plan._explain import totals as totals
 from autoshard.plan._labelling import Label as Label
 from autoshard.plan._labelling import Labelling as Labelling
+from autoshard.plan._labelling import Reason as Reason
 from autoshard.plan._labelling import check_label as check_label
 from autoshard.plan._labelling import project as project
 from autoshard.plan._make import make_plan as make_plan

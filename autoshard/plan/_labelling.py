@@ -82,6 +82,19 @@ def check_label(rule: OpRule, label: Label, mesh: MeshShape, what: str) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an argument or result is sharded as it is.
+
+    Args:
+        text: In words.
+        follows: Paths of the arguments and results that it follows, as the words name them.
+    """
+
+    text: str
+    follows: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Labelling:
     """Labels for the ops of a program, with the reason of each.
@@ -90,7 +103,7 @@ class Labelling:
         ruled: The program and its rules.
         mesh: The mesh.
         labels: Op id → label; an op that is not there runs replicated.
-        reasons: Op id → why, in words.
+        reasons: Op id → why.
 
     Raises:
         LabellingError: A label is not legal for its op.
@@ -99,7 +112,7 @@ class Labelling:
     ruled: RuledProgram
     mesh: MeshShape
     labels: Mapping[int, Label]
-    reasons: Mapping[int, str] = field(default_factory=dict)
+    reasons: Mapping[int, Reason] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for op_id, label in self.labels.items():

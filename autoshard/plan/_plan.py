@@ -30,6 +30,7 @@ class LeafPlan:
         carried: True for state: a result that comes back as an argument, or such an argument.
         mesh: The mesh.
         captured: True for an array that the function closes over.
+        follows: Paths of the leaves that it follows, as its reason names them.
     """
 
     path: str
@@ -41,6 +42,7 @@ class LeafPlan:
     carried: bool
     mesh: MeshShape
     captured: bool = False
+    follows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.spec.check(self.shape, self.mesh, self.path)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable
 from typing import Literal as OneOf
 
-from autoshard.plan import Labelling, MeshShape, Spec, project
+from autoshard.plan import Labelling, MeshShape, Reason, Spec, project
 from autoshard.rules import FactorKind, OpRule, RuledProgram
 from autoshard.tracing import ARGUMENT, RESULT, TIE, Op, nbytes
 
@@ -288,9 +288,10 @@ class Flow:
 
     # The result -------------------------------------------------------------------------------
 
-    def reason(self, op_id: int) -> str:
+    def reason(self, op_id: int) -> Reason:
         """Why an op is sharded as it is: for each unit the seed that it follows, in words."""
-        parts = []
+        parts: list[str] = []
+        follows: list[str] = []
         for unit, why in self._why.get(op_id, ()):
             through: list[str] = []
             seed, seen = op_id, {op_id}
@@ -298,15 +299,14 @@ class Flow:
                 seen.add(why)
                 through.append(self.program.ops[why].primitive)
                 seed, why = why, next((w for u, w in self._why[why] if u == unit), "")
-            if through:
-                last = through[-1]
-                name = self._paths.get(seed) if last in (ARGUMENT, RESULT) else None
+            name = self._paths.get(seed) if through and through[-1] in (ARGUMENT, RESULT) else None
+            text = str(why)
+            if name:
                 way = next((p for p in through if p not in (ARGUMENT, RESULT, TIE)), None)
-                text = f"follows {name}" + (f" through {way}" if way else "") if name else str(why)
-            else:
-                text = str(why)
+                text = f"follows {name}" + (f" through {way}" if way else "")
+                follows.append(name)
             parts.append(f"{'×'.join(unit)}: {text}")
-        return "; ".join(parts)
+        return Reason("; ".join(parts), tuple(follows))
 
     def labelling(self) -> Labelling:
         """The labels found so far, with reasons for the arguments and results."""

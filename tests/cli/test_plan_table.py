@@ -9,7 +9,7 @@ from autoshard.plan import LeafPlan, MeshShape, Plan, Spec
 MESH = MeshShape(("data",), (2,))
 
 
-def _leaf(path, reason="cut", *, shape=(4,), cut=True):
+def _leaf(path, reason="cut", *, shape=(4,), cut=True, follows=()):
     return LeafPlan(
         path=path,
         shape=shape,
@@ -19,7 +19,12 @@ def _leaf(path, reason="cut", *, shape=(4,), cut=True):
         reason=reason,
         carried=True,
         mesh=MESH,
+        follows=follows,
     )
+
+
+def _follower(path, *leaders, **options):
+    return _leaf(path, "; ".join(f"follows {l}" for l in leaders), follows=leaders, **options)
 
 
 def _rows(*leaves):
@@ -61,7 +66,7 @@ def test_numbered_entries_of_a_list_share_a_row():
 def test_what_follows_a_parameter_joins_its_row():
     leaves = [_leaf(f"params/h_{i}/w") for i in range(2)]
     leaves += [
-        _leaf(f"opt/0/{name}/h_{i}/w", f"data: follows params/h_{i}/w through mul")
+        _follower(f"opt/0/{name}/h_{i}/w", f"params/h_{i}/w")
         for name in ("mu", "nu")
         for i in range(2)
     ]
@@ -72,12 +77,24 @@ def test_what_follows_a_parameter_joins_its_row():
     assert row.bytes_per_device == 6 * 8
 
 
+def test_any_of_the_leaders_will_do():
+    leaves = [_leaf("params/w"), _follower("mu/w", "batch/x", "params/w")]
+    assert [row.followers for row in group_leaves(leaves)] == [("mu",)]
+
+
+def test_each_leaf_follows_its_own_counterpart():
+    leaves = [_leaf(f"params/{i}") for i in range(2)]
+    leaves += [_follower(f"mu/{i}", f"params/{1 - i}") for i in range(2)]
+    assert len(group_leaves(leaves)) == 2
+
+
 @pytest.mark.parametrize(
     "follower",
     [
-        _leaf("mu/w", "follows params/w through mul", cut=False),
-        _leaf("mu/w", "follows params/w through mul", shape=(8,)),
-        _leaf("mu/w", "follows something/else"),
+        _follower("mu/w", "params/w", cut=False),
+        _follower("mu/w", "params/w", shape=(8,)),
+        _follower("mu/w", "something/else"),
+        _leaf("mu/w", "follows params/w in words only"),
     ],
 )
 def test_what_follows_in_part_only_stays_apart(follower):
@@ -87,8 +104,8 @@ def test_what_follows_in_part_only_stays_apart(follower):
 def test_followers_of_followers_lose_no_leaf():
     leaves = [
         _leaf("params/w"),
-        _leaf("mu/w", "follows params/w"),
-        _leaf("ema/w", "follows mu/w"),
+        _follower("mu/w", "params/w"),
+        _follower("ema/w", "mu/w"),
     ]
     rows = group_leaves(leaves)
     assert sorted(leaf.path for row in rows for leaf in row.leaves) == ["ema/w", "mu/w", "params/w"]
@@ -97,7 +114,7 @@ def test_followers_of_followers_lose_no_leaf():
 @pytest.mark.parametrize("every_leaf", [False, True])
 def test_the_table_adds_up(every_leaf):
     leaves = [_leaf(f"params/h_{i}/w") for i in range(3)]
-    leaves += [_leaf(f"mu/h_{i}/w", f"follows params/h_{i}/w") for i in range(3)]
+    leaves += [_follower(f"mu/h_{i}/w", f"params/h_{i}/w") for i in range(3)]
     plan = Plan(name="step", mesh=MESH, strategy="zero3", arguments=tuple(leaves), results=())
     table = plan_table(plan, width=120, every_leaf=every_leaf)
     assert table.row_count == (6 if every_leaf else 1)
