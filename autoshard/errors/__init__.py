@@ -39,6 +39,36 @@ from autoshard.errors._base import (
 from autoshard.errors._base import (
     UsageError as UsageError,
 )
+from autoshard.errors._checkpoint import (
+    CheckpointError as CheckpointError,
+)
+from autoshard.errors._checkpoint import (
+    CheckpointExistsError as CheckpointExistsError,
+)
+from autoshard.errors._checkpoint import (
+    CheckpointKeyError as CheckpointKeyError,
+)
+from autoshard.errors._checkpoint import (
+    CheckpointLeafError as CheckpointLeafError,
+)
+from autoshard.errors._checkpoint import (
+    CheckpointMismatchError as CheckpointMismatchError,
+)
+from autoshard.errors._checkpoint import (
+    CheckpointNotFoundError as CheckpointNotFoundError,
+)
+from autoshard.errors._checkpoint import (
+    CheckpointVersionError as CheckpointVersionError,
+)
+from autoshard.errors._checkpoint import (
+    CheckpointWriteError as CheckpointWriteError,
+)
+from autoshard.errors._checkpoint import (
+    CorruptCheckpointError as CorruptCheckpointError,
+)
+from autoshard.errors._checkpoint import (
+    IncompleteCheckpointError as IncompleteCheckpointError,
+)
 from autoshard.errors._compiled import (
     HloFormatError as HloFormatError,
 )
