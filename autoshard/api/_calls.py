@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -24,7 +23,6 @@ _HOLE = object()
 """Stands for an array argument in the positional arguments of a call with static ones."""
 
 
-@dataclass(frozen=True, slots=True)
 class Call:
     """One call.
 
@@ -36,15 +34,45 @@ class Call:
         leaves: Flat arrays of ``(args, kwargs)``.
         tree: Their tree.
         context: JAX's settings that a trace depends on.
+
+    Attributes:
+        known: Whether the state among the leaves was recognized as what the call before made.
     """
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    static: dict[str, Any]
-    template: tuple[Any, ...]
-    leaves: list[Any]
-    tree: Any
-    context: Any
+    forwards = False
+    """Whether results that are an argument as it was stay that array: state in a graph does."""
+
+    __slots__ = ("_args", "_kwargs", "context", "known", "leaves", "static", "template", "tree")
+
+    def __init__(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        static: dict[str, Any],
+        template: tuple[Any, ...],
+        leaves: list[Any],
+        tree: Any,
+        context: Any,
+    ) -> None:
+        self._args = args
+        self._kwargs = kwargs
+        self.static = static
+        self.template = template
+        self.leaves = leaves
+        self.tree = tree
+        self.context = context
+        self.known = False
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Positional arguments of the function that is traced."""
+        return self._args
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Its keyword arguments."""
+        return self._kwargs
 
     @property
     def structs(self) -> list[jax.ShapeDtypeStruct]:
@@ -52,46 +80,29 @@ class Call:
         return [abstract(leaf, f"argument {i}") for i, leaf in enumerate(self.leaves)]
 
     @property
-    def key(self) -> Any:
-        """Equal for calls that run the same program."""
+    def shape(self) -> Any:
+        """What must be equal, beside the leaves' shapes, for the same program to run."""
+        if not self.static:
+            return (self.tree, self.context)
         # Types too, for 1 == 1.0 == True.
-        static = tuple((name, type(value), value) for name, value in self.static.items())
-        return (self.tree, tuple(map(_leaf_key, self.leaves)), static, self.context)
+        static = [(name, type(value), value) for name, value in self.static.items()]
+        return (self.tree, self.context, tuple(static))
 
+    @property
+    def key(self) -> Any:
+        """Equal for calls that run the same program, hashable."""
+        return (self.shape, tuple(map(leaf_key, self.leaves)))
 
-class Recent:
-    """Recognizes a call like the one before without hashing all of its shapes.
+    def finish(self, entry: Any, placed: Sequence[Any], results: Sequence[Any]) -> Any:
+        """What the call returns.
 
-    The arrays of a jitted function's results share their abstract value between calls, so for
-    state that goes round one comparison of identities per leaf is enough.
-
-    Args:
-        call: The call before.
-        entry: What it runs.
-    """
-
-    __slots__ = ("_avals", "_context", "_keys", "_static", "_tree", "entry")
-
-    def __init__(self, call: Call, entry: Any) -> None:
-        self.entry = entry
-        self._tree = call.tree
-        self._static = [(name, type(value), value) for name, value in call.static.items()]
-        self._context = call.context
-        self._avals = [getattr(leaf, "aval", _HOLE) for leaf in call.leaves]
-        self._keys = [_leaf_key(leaf) for leaf in call.leaves]
-
-    def fits(self, call: Call) -> bool:
-        """Whether a call runs the same program. Tracers never do."""
-        if call.tree != self._tree or call.context != self._context:
-            return False
-        if self._static or call.static:
-            static = [(name, type(value), value) for name, value in call.static.items()]
-            if static != self._static:
-                return False
-        for leaf, aval, key in zip(call.leaves, self._avals, self._keys, strict=True):
-            if getattr(leaf, "aval", None) is not aval and _leaf_key(leaf) != key:
-                return False
-        return True
+        Args:
+            entry: The entry that was run.
+            placed: Arguments as they went into the program.
+            results: Flat results of the program.
+        """
+        del placed
+        return jax.tree.unflatten(entry.program.out_tree, results)
 
 
 class Calls:
@@ -149,8 +160,37 @@ class Calls:
         if self._static:
             template, kwargs, static = self._split(template, kwargs)
             args = [a for a, t in zip(args, template, strict=True) if t is _HOLE]
+        return self._call(args, kwargs, static, template)
+
+    def read_arrays(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """Read a call from which static arguments are left out.
+
+        Args:
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The call.
+        """
+        return self._call(args, kwargs, {}, ())
+
+    def _call(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        static: dict[str, Any],
+        template: tuple[Any, ...],
+    ) -> Call:
         leaves, tree = jax.tree.flatten((tuple(args), dict(kwargs)))
-        return Call(tuple(args), dict(kwargs), static, template, leaves, tree, trace_context())
+        return Call(
+            tuple(args),
+            dict(kwargs),
+            static=static,
+            template=template,
+            leaves=leaves,
+            tree=tree,
+            context=trace_context(),
+        )
 
     def _split(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -214,7 +254,8 @@ def _article(noun: str) -> str:
     return "an" if noun[0].lower() in "aeiou" else "a"
 
 
-def _leaf_key(leaf: Any) -> Any:
+def leaf_key(leaf: Any) -> Any:
+    """What of an argument leaf selects a program."""
     if isinstance(leaf, Tracer):
         # Never equal to an array's: inside another trace the program is made differently.
         return (leaf.shape, leaf.dtype, leaf.weak_type, "tracer")

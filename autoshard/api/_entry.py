@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.core import Tracer
 
 from autoshard.api._calls import Call
-from autoshard.api._ownership import Ownership
-from autoshard.errors import AbstractArgumentError, CompiledArgumentsError, DeletedArrayError
+from autoshard.api._ownership import Ownership, references
+from autoshard.api._planning import planning
+from autoshard.errors import AbstractArgumentError, DeletedArrayError
 from autoshard.lowering import lower_plan, shardings
 from autoshard.plan import MeshShape, Plan, Spec
 from autoshard.recipes import plan_by_recipe
-from autoshard.tracing import Program, abstract, trace
+from autoshard.tracing import Program, trace
+
+if TYPE_CHECKING:
+    from autoshard.api._recent import Recent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +29,16 @@ class Entry:
     Args:
         program: The program.
         plan: Its plan.
-        function: Jitted, from flat arguments to flat results.
+        function: Jitted, from flat arguments to the results in ``kept``.
         shardings: Of the argument leaves.
         donated: For each argument leaf, whether its memory is taken.
         captured: Closed-over arrays, placed as planned.
-        state_results: Positions of the results that may be donated later: state, if any is.
+        state_arguments: Positions of the arguments that come back.
+        state_results: Positions, among the kept results, of state that the function makes.
+        donates: Whether what it makes may be donated later.
+        forwarded: Result position → argument position, of results that are an argument as it was.
+            The compiled function does not return them.
+        outcome: What the traced function says about its results, if anything.
     """
 
     program: Program
@@ -38,15 +47,20 @@ class Entry:
     shardings: tuple[Any, ...]
     donated: tuple[bool, ...]
     captured: tuple[Any, ...]
+    state_arguments: tuple[int, ...]
     state_results: tuple[int, ...]
+    donates: bool
+    forwarded: Mapping[int, int]
+    outcome: Any = None
 
-    def run(self, function: Any, leaves: Sequence[Any], owned: Ownership) -> Any:
-        """Call a form of the program on flat arguments and remember the state that it makes.
+    def run(self, function: Any, call: Call, owned: Ownership, recent: Recent | None = None) -> Any:
+        """Call a form of the program and remember the state that it makes.
 
         Args:
             function: ``self.function`` or what was compiled from it.
-            leaves: Argument leaves, anywhere.
+            call: The call.
             owned: The arrays that may be donated.
+            recent: The call before, which this one is like.
 
         Returns:
             The result tree.
@@ -55,8 +69,12 @@ class Entry:
             AbstractArgumentError: An argument is no array but a shape.
             DeletedArrayError: An argument's memory was taken by an earlier call.
         """
+        leaves = call.leaves
         try:
-            placed = owned.place(leaves, self.shardings, self.donated)
+            if recent is not None and call.known:
+                placed = owned.place_some(leaves, self.shardings, recent.others)
+            else:
+                placed = owned.place(leaves, self.shardings, self.donated)
             results = function(*placed, *self.captured)
         except (RuntimeError, TypeError, ValueError) as error:
             for leaf, planned in zip(leaves, self.plan.arguments, strict=False):
@@ -65,8 +83,20 @@ class Entry:
                 if isinstance(leaf, jax.Array) and leaf.is_deleted():
                     raise DeletedArrayError(self.plan.name, planned.path) from error
             raise
-        owned.add([results[i] for i in self.state_results])
-        return jax.tree.unflatten(self.program.out_tree, results)
+        made = [results[i] for i in self.state_results]
+        generation = owned.add(made) if self.donates else references(made)
+        if recent is not None:
+            recent.made(call, placed, generation, owned)
+        return call.finish(self, placed, self.complete(results, placed))
+
+    def complete(self, results: Sequence[Any], arguments: Sequence[Any]) -> Sequence[Any]:
+        """All results: those that the compiled function returns, and arguments as they were."""
+        if not self.forwarded:
+            return results
+        kept = iter(results)
+        n = len(self.program.results)
+        ahead = self.forwarded
+        return [arguments[ahead[i]] if i in ahead else next(kept) for i in range(n)]
 
 
 def build_entry(
@@ -95,7 +125,8 @@ def build_entry(
     Returns:
         The entry.
     """
-    program = trace(function, call.args, call.kwargs, keep_custom=nested)
+    with planning():
+        program = trace(function, call.args, call.kwargs, keep_custom=nested)
     shape = MeshShape(tuple(mesh.axis_names), tuple(mesh.devices.shape))
     plan = plan_by_recipe(program, shape, strategy, fixed=_fitting(program, fixed))
     plan = replace(plan, notes=(*plan.notes, *notes))
@@ -105,15 +136,47 @@ def build_entry(
         array if nested or isinstance(array, Tracer) else jax.device_put(array, sharding)
         for array, sharding in zip(program.captured, placed[n:], strict=True)
     ]
+    ahead = _forwarded(program) if call.forwards else {}
+    kept = [i for i in range(len(plan.results)) if i not in ahead]
+    same = {*ahead.values()}
+    donated = [donate and leaf.carried and i not in same for i, leaf in enumerate(plan.arguments)]
     return Entry(
         program=program,
         plan=plan,
-        function=lower_plan(program, plan, mesh, donate=donate, nested=nested),
+        function=lower_plan(
+            program,
+            plan,
+            mesh,
+            donate=[i for i, takes in enumerate(donated) if takes],
+            results=kept,
+            nested=nested,
+        ),
         shardings=tuple(placed[:n]),
-        donated=tuple(donate and leaf.carried for leaf in plan.arguments[:n]),
+        donated=tuple(donated[:n]),
         captured=tuple(captured),
-        state_results=tuple(i for i, leaf in enumerate(plan.results) if leaf.carried and donate),
+        state_arguments=tuple(
+            i for i, leaf in enumerate(plan.arguments[:n]) if leaf.carried and i not in same
+        ),
+        state_results=tuple(j for j, i in enumerate(kept) if plan.results[i].carried),
+        donates=donate,
+        forwarded=ahead,
+        outcome=getattr(function, "outcome", None),
     )
+
+
+def _forwarded(program: Program) -> dict[int, int]:
+    """Result position → argument position, where a result is an argument as it came in."""
+    arguments = {
+        program.ops[leaf.op].results[0]: i
+        for i, leaf in enumerate(program.arguments)
+        if not leaf.captured
+    }
+    found = {}
+    for position, leaf in enumerate(program.results):
+        operand = program.ops[leaf.op].operands[0]
+        if isinstance(operand, int) and operand in arguments:
+            found[position] = arguments[operand]
+    return found
 
 
 def fixed_specs(plans: Sequence[Plan]) -> dict[str, Spec]:
@@ -145,97 +208,3 @@ def _fitting(program: Program, fixed: Mapping[str, Spec]) -> dict[str, Spec]:
         elif len(matches) == 1:
             found[leaf.path] = matches.pop()
     return found
-
-
-class PlannedLowering:
-    """A planned call, lowered but not compiled.
-
-    Args:
-        entry: The planned program.
-        structs: Its flat abstract arguments.
-        owned: Arrays whose memory may be taken.
-    """
-
-    def __init__(
-        self, entry: Entry, structs: Sequence[jax.ShapeDtypeStruct], owned: Ownership
-    ) -> None:
-        self._entry = entry
-        self._structs = structs
-        self._owned = owned
-        self.plan = entry.plan
-        captured = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in entry.captured]
-        self.lowered = entry.function.lower(*structs, *captured)
-
-    def as_text(self, *args: Any, **kwargs: Any) -> str:
-        """The lowered module, as `jax.stages.Lowered.as_text` gives it."""
-        return self.lowered.as_text(*args, **kwargs)
-
-    def compile(self) -> PlannedExecutable:
-        """Compile it."""
-        compiled = self.lowered.compile()
-        return PlannedExecutable(self._entry, compiled, self._structs, self._owned)
-
-
-class PlannedExecutable:
-    """A planned call, compiled.
-
-    Args:
-        entry: The planned program.
-        compiled: The `jax.stages.Compiled` of the flat function.
-        structs: The flat abstract arguments that it was compiled for.
-        owned: Arrays whose memory may be taken.
-    """
-
-    def __init__(
-        self,
-        entry: Entry,
-        compiled: Any,
-        structs: Sequence[jax.ShapeDtypeStruct],
-        owned: Ownership,
-    ) -> None:
-        self._entry = entry
-        self._structs = structs
-        self._owned = owned
-        self.plan = entry.plan
-        self.compiled = compiled
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it, as calling the parallelized function would.
-
-        Args:
-            *args: Arguments of exactly the tree, shapes and dtypes that it was compiled for,
-                static ones left out.
-            **kwargs: Likewise.
-
-        Returns:
-            What the function returns.
-
-        Raises:
-            CompiledArgumentsError: The arguments differ from those it was compiled for.
-        """
-        leaves, tree = jax.tree.flatten((args, kwargs))
-        if tree != self._entry.program.in_tree:
-            raise CompiledArgumentsError(
-                self.plan.name, f"takes {self._entry.program.in_tree}, was given {tree}"
-            )
-        for leaf, struct, planned in zip(leaves, self._structs, self.plan.arguments, strict=False):
-            given = abstract(leaf, planned.path)
-            if (given.shape, given.dtype) != (struct.shape, struct.dtype):
-                raise CompiledArgumentsError(
-                    self.plan.name,
-                    f"takes {struct.dtype}{list(struct.shape)} as {planned.path!r}, "
-                    f"was given {given.dtype}{list(given.shape)}",
-                )
-        return self._entry.run(self.compiled, leaves, self._owned)
-
-    def as_text(self) -> str:
-        """Optimized HLO."""
-        return self.compiled.as_text()
-
-    def memory_analysis(self) -> Any:
-        """The compiler's memory statistics."""
-        return self.compiled.memory_analysis()
-
-    def cost_analysis(self) -> Any:
-        """The compiler's cost estimate."""
-        return self.compiled.cost_analysis()

@@ -13,24 +13,53 @@ import numpy as np
 from autoshard.errors import ProcessDataError
 
 
+Generation = list[weakref.ref[Any]]
+"""What one call made."""
+
+_PENDING = 8
+"""Generations that are kept as they came before they are sorted into the table."""
+
+
 class Ownership:
     """Remembers, without keeping them alive, the arrays that a function handed out."""
 
     def __init__(self) -> None:
         self._arrays: dict[int, weakref.ref[Any]] = {}
         self._sweep_at = 1024
+        self._pending: dict[int, Generation] = {}
 
-    def add(self, arrays: Iterable[Any]) -> None:
-        """Remember arrays."""
-        known, ref = self._arrays, weakref.ref
-        for array in arrays:
-            known[id(array)] = ref(array)
-        # Sweeping now and then costs less than a callback on the death of each array.
+    def add(self, arrays: Iterable[Any]) -> Generation:
+        """Remember arrays.
+
+        Args:
+            arrays: The arrays.
+
+        Returns:
+            Weak references to them, in their order.
+        """
+        generation = references(arrays)
+        # In a training loop a generation is donated as a whole before anybody asks for one of
+        # its arrays: then it never has to be sorted into the table.
+        self._pending[id(generation)] = generation
+        if len(self._pending) > _PENDING:
+            self._settle()
+        return generation
+
+    def forget(self, generation: Generation) -> None:
+        """Forget what one call made, for all of it was donated."""
+        self._pending.pop(id(generation), None)
+
+    def _settle(self) -> None:
+        known = self._arrays
+        while self._pending:
+            _, generation = self._pending.popitem()
+            known.update((id(array), ref) for ref in generation if (array := ref()) is not None)
         if len(known) > self._sweep_at:
-            self._arrays = {key: found for key, found in known.items() if found() is not None}
+            self._arrays = {key: ref for key, ref in known.items() if ref() is not None}
             self._sweep_at = 1024 + 2 * len(self._arrays)
 
     def __contains__(self, array: Any) -> bool:
+        self._settle()
         found = self._arrays.get(id(array))
         return found is not None and found() is array
 
@@ -52,32 +81,58 @@ class Ownership:
             ProcessDataError: A host array differs between processes.
             RuntimeError: An array is deleted.
         """
-        known = self._arrays
+        self._settle()
         taken: set[int] = set()
-        placed: list[Any] = []
-        for leaf, wanted, takes in zip(leaves, shardings, donated, strict=True):
-            sharding = getattr(leaf, "sharding", None)  # host arrays have none and go as they are
-            if sharding is not None and leaf.is_deleted():
-                # jax 0.10.2 ends the process when a deleted array reaches several devices.
-                raise RuntimeError("array has been deleted")
-            if (
-                sharding is None
-                and not wanted.is_fully_addressable
-                and isinstance(leaf, np.ndarray)
-            ):
-                leaf = _to_all_processes(leaf, wanted)
-            elif takes and sharding is not None:
-                key = id(leaf)
-                found = known.get(key)
-                if found is not None and found() is leaf and key not in taken:
-                    taken.add(key)
-                else:
-                    leaf = _copy(leaf, wanted)
-                    sharding = wanted
-            if sharding is not wanted and sharding is not None and sharding != wanted:
-                leaf = jax.device_put(leaf, wanted)
-            placed.append(leaf)
+        return [
+            self._place(leaf, wanted, takes, taken)
+            for leaf, wanted, takes in zip(leaves, shardings, donated, strict=True)
+        ]
+
+    def place_some(
+        self, leaves: Sequence[Any], shardings: Sequence[Any], positions: Sequence[int]
+    ) -> list[Any]:
+        """Bring some arguments, which are not donated, to their planned shardings.
+
+        Args:
+            leaves: All arguments; the others are known to be where they belong.
+            shardings: Where the plan wants them.
+            positions: Which to look at.
+
+        Returns:
+            All arguments.
+
+        Raises:
+            ProcessDataError: A host array differs between processes.
+            RuntimeError: An array is deleted.
+        """
+        placed = list(leaves)
+        for i in positions:
+            placed[i] = self._place(placed[i], shardings[i], False, set())
         return placed
+
+    def _place(self, leaf: Any, wanted: Any, takes: bool, taken: set[int]) -> Any:
+        sharding = getattr(leaf, "sharding", None)  # host arrays have none and go as they are
+        if sharding is None:
+            if isinstance(leaf, np.ndarray) and not wanted.is_fully_addressable:
+                return _to_all_processes(leaf, wanted)
+            return leaf
+        if leaf.is_deleted():
+            # jax 0.10.2 ends the process when a deleted array reaches several devices.
+            raise RuntimeError("array has been deleted")
+        if takes:
+            key = id(leaf)
+            found = self._arrays.get(key)
+            if found is None or found() is not leaf or key in taken:
+                return _copy(leaf, wanted)
+            taken.add(key)
+        if sharding is wanted or sharding == wanted:
+            return leaf
+        return jax.device_put(leaf, wanted)
+
+
+def references(arrays: Iterable[Any]) -> Generation:
+    """Weak references to arrays."""
+    return list(map(weakref.ref, arrays))
 
 
 def _to_all_processes(array: np.ndarray, sharding: Any) -> jax.Array:

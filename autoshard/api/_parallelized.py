@@ -12,10 +12,13 @@ import jax
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh
 
-from autoshard.api._calls import Call, Calls, Recent
-from autoshard.api._entry import Entry, PlannedLowering, build_entry, fixed_specs
+from autoshard.api._calls import Call, Calls
+from autoshard.api._compiled import PlannedLowering
+from autoshard.api._entry import Entry, build_entry, fixed_specs
 from autoshard.api._init import check_arguments, create_sharded
 from autoshard.api._ownership import Ownership
+from autoshard.api._planning import is_planning
+from autoshard.api._recent import Recent
 from autoshard.errors import InitStateError, NotPlannedError, OptionError, UnhashableTreeError
 from autoshard.lowering import device_mesh, shardings
 from autoshard.plan import Plan, parse_mesh
@@ -90,26 +93,26 @@ class Parallelized:
         Raises:
             AutoshardError: The arguments cannot be traced or planned; the text says how to mend it.
         """
-        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        if jax.config.jax_disable_jit or is_planning():  # pyright: ignore[reportAttributeAccessIssue]
             return self._function(*self._bound, *args, **kwargs)
         call = self._read(args, kwargs)
-        if any(issubclass(kind, Tracer) for kind in set(map(type, call.leaves))):
-            return self._call_nested(call)
         memory = self._memory
         recent = memory.recent
         if recent is None or not recent.fits(call):
+            if any(issubclass(kind, Tracer) for kind in set(map(type, call.leaves))):
+                return self._call_nested(call)
             entry = self._entry(call)
             if any(isinstance(array, Tracer) for array in entry.captured):
                 return self._call_nested(call)
             memory.recent = recent = Recent(call, entry)
-        memory.latest = recent.entry
-        return recent.entry.run(recent.entry.function, call.leaves, memory.owned)
+        entry = memory.latest = recent.entry
+        return entry.run(entry.function, call, memory.owned, recent)
 
     def _call_nested(self, call: Call) -> Any:
         """Become a part of the program that is being traced around the call."""
         entry = self._entry(call, nested=True)
         results = entry.function(*call.leaves, *entry.captured)
-        return jax.tree.unflatten(entry.program.out_tree, results)
+        return call.finish(entry, call.leaves, entry.complete(results, call.leaves))
 
     def init(
         self,
@@ -223,8 +226,9 @@ class Parallelized:
         Returns:
             What can be compiled, with the plan.
         """
-        call = self._calls.read(args, kwargs)
-        return PlannedLowering(self._entry(call), call.structs, self._memory.owned)
+        call = self._read(args, kwargs)
+        entry = self._entry(call)
+        return PlannedLowering(entry, call, self._calls.read_arrays, self._memory.owned)
 
     def compile(self, *args: Any, **kwargs: Any) -> Any:
         """Compile a call ahead of time: ``lower(...).compile()``."""

@@ -48,7 +48,13 @@ def shardings(leaves: Sequence[LeafPlan], mesh: Mesh) -> list[NamedSharding]:
 
 
 def lower_plan(
-    program: Program, plan: Plan, mesh: Mesh, *, donate: bool = False, nested: bool = False
+    program: Program,
+    plan: Plan,
+    mesh: Mesh,
+    *,
+    donate: bool | Sequence[int] = False,
+    results: Sequence[int] | None = None,
+    nested: bool = False,
 ) -> Any:
     """Make a jitted function that follows a plan.
 
@@ -56,7 +62,9 @@ def lower_plan(
         program: The program.
         plan: Its plan.
         mesh: A device mesh with the plan's axes, all Auto.
-        donate: Let the compiler reuse the memory of the state arguments.
+        donate: Let the compiler reuse the memory of the state arguments, or of those at some
+            positions.
+        results: Positions of the results to return; all by default.
         nested: The function will be called inside another trace, where neither memory can be
             donated nor the compiler be told anything.
 
@@ -65,15 +73,19 @@ def lower_plan(
     """
     emitter = Emitter(program, plan, AutoAxes(mesh))
 
+    state = tuple(i for i, leaf in enumerate(plan.arguments) if leaf.carried)
+    taken = (state if donate else ()) if isinstance(donate, bool) else tuple(donate)
+    kept = range(len(plan.results)) if results is None else tuple(results)
+
     def planned(*arguments: Any) -> list[Any]:
-        return emitter(*arguments)
+        everything = emitter(*arguments)
+        return [everything[i] for i in kept]
 
     planned.__name__ = planned.__qualname__ = program.name
-    state = tuple(i for i, leaf in enumerate(plan.arguments) if leaf.carried)
     return jax.jit(
         planned,
         in_shardings=tuple(shardings(plan.arguments, mesh)),
-        out_shardings=shardings(plan.results, mesh),
-        donate_argnums=state if donate and not nested else (),
+        out_shardings=shardings([plan.results[i] for i in kept], mesh),
+        donate_argnums=() if nested else taken,
         compiler_options=None if nested else memory_first_options(mesh.devices.flat[0].platform),
     )

@@ -172,6 +172,6 @@ def test_ownership_forgets_what_is_gone():
     owned.add(kept)
     for _ in range(40):
         owned.add([jnp.zeros(()) for _ in range(100)])
-    assert len(owned._arrays) < 2500
+    assert len(owned._arrays) + sum(map(len, owned._pending.values())) < 3500
     assert all(array in owned for array in kept)
     assert jnp.zeros(()) not in owned
