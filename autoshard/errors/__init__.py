@@ -93,6 +93,60 @@ from autoshard.errors._data import (
 from autoshard.errors._data import (
     ProcessDataError as ProcessDataError,
 )
+from autoshard.errors._data import (
+    SequenceError as SequenceError,
+)
+from autoshard.errors._layouts import (
+    ConversionError as ConversionError,
+)
+from autoshard.errors._layouts import (
+    ForeignFileError as ForeignFileError,
+)
+from autoshard.errors._layouts import (
+    LayoutAmbiguityError as LayoutAmbiguityError,
+)
+from autoshard.errors._layouts import (
+    LayoutBindingError as LayoutBindingError,
+)
+from autoshard.errors._layouts import (
+    LayoutCoverageError as LayoutCoverageError,
+)
+from autoshard.errors._layouts import (
+    LayoutDataError as LayoutDataError,
+)
+from autoshard.errors._layouts import (
+    LayoutError as LayoutError,
+)
+from autoshard.errors._layouts import (
+    LayoutSyntaxError as LayoutSyntaxError,
+)
+from autoshard.errors._layouts import (
+    LossyLayoutError as LossyLayoutError,
+)
+from autoshard.errors._layouts import (
+    UnknownFormatError as UnknownFormatError,
+)
+from autoshard.errors._layouts import (
+    UnknownLayoutError as UnknownLayoutError,
+)
+from autoshard.errors._layouts import (
+    UnsafePickleError as UnsafePickleError,
+)
+from autoshard.errors._plan_files import (
+    MissingPlanError as MissingPlanError,
+)
+from autoshard.errors._plan_files import (
+    PlanFileError as PlanFileError,
+)
+from autoshard.errors._plan_files import (
+    PlanMismatchError as PlanMismatchError,
+)
+from autoshard.errors._plan_files import (
+    PlanSchemaError as PlanSchemaError,
+)
+from autoshard.errors._plan_files import (
+    PlanWriteError as PlanWriteError,
+)
 from autoshard.errors._planning import (
     EmulationError as EmulationError,
 )

@@ -46,6 +46,28 @@ class BatchError(AutoshardError):
         )
 
 
+class SequenceError(AutoshardError):
+    """Data without a dimension after the batch that can be cut over the devices of its axes.
+
+    Args:
+        leaves: Path → shape of the data arguments.
+        axes: The axes.
+        size: Number of devices along them.
+    """
+
+    def __init__(self, leaves: Mapping[str, tuple[int, ...]], axes: str, size: int) -> None:
+        self.leaves = dict(leaves)
+        self.axes = axes
+        self.size = size
+        shown = ", ".join(f"{p} {list(s)}" for p, s in list(leaves.items())[:4]) or "none"
+        super().__init__(
+            f"no data argument has a dimension after the batch that is divisible by {axes} = "
+            f"{size}; data: {shown}.\n"
+            f"Mend it: make the sequence length a multiple of {size}, or put the strategy on a "
+            'smaller axis, as in strategy="dp+sequence@model"'
+        )
+
+
 class BatchShapeError(AutoshardError):
     """A batch that cannot be cut over its mesh axes.
 

@@ -18,8 +18,7 @@ from autoshard.lowering._backend import Backend, bind
 from autoshard.plan import ConstraintKey, Plan, Spec
 from autoshard.tracing import Block, Literal, Op, Program
 
-
-_Placed = dict[tuple[int, tuple[Spec, ...]], Any]
+_Placed = dict[tuple[int, Spec], Any]
 """Values of a block in the specs in which they were read last."""
 
 
@@ -92,10 +91,10 @@ class Emitter:
             chain = self.constraints.get(key)
             if chain is None or not isinstance(operand, int):
                 continue
-            shared = placed.get((operand, chain))
+            shared = placed.get((operand, chain[-1]))
             if shared is None or key in self.regathers:
                 shared = self.backend.constrain(ready[index], chain)
-                placed[operand, chain] = shared
+                placed[operand, chain[-1]] = shared
             ready[index] = shared
         return ready
 

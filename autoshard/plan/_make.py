@@ -77,6 +77,12 @@ def make_plan(
         spec = labelling.operand_spec(leaf.op, 0)
         aval = program.aval(program.result_operand(leaf))
         results.append(leaf_plan(leaf, spec, aval, leaf.op in roles.argument_of_result))
+    regathers = find_regathers(labelling, constraints)
+    for key in regathers:
+        # A partitioner would give the copy's source the spec of its only reader, and gather first.
+        operand = program.ops[key[0]].operands[key[2]]
+        assert isinstance(operand, int)
+        constraints[key] = (produced[operand], *constraints[key])
     return Plan(
         name=program.name,
         mesh=labelling.mesh,
@@ -84,9 +90,10 @@ def make_plan(
         arguments=tuple(arguments),
         results=tuple(results),
         constraints=constraints,
-        regathers=find_regathers(labelling, constraints),
+        regathers=regathers,
         reduce_scatters=scatters,
         notes=tuple(notes),
+        origin=program,
     )
 
 
@@ -118,7 +125,7 @@ def _scattered_partials(labelling: Labelling, produced: Sequence[Spec]) -> Mappi
     return found
 
 
-_WRITTEN_OUT = frozenset({"conv_general_dilated", "dot_general", "reduce_sum", "scatter-add"})
+WRITTEN_OUT = frozenset({"conv_general_dilated", "dot_general", "reduce_sum", "scatter-add"})
 """Sums that run on shards as they are: none of their params speaks of a sharded size."""
 
 
@@ -132,7 +139,7 @@ def _reduce_scatters(
         op = program.ops[program.values[value_id].producer]
         partial = labelling.partial_axes(op.id)
         gained = [(d, dim) for d, dim in enumerate(want.dims) if dim != produced[value_id].dims[d]]
-        if op.primitive not in _WRITTEN_OUT or len(op.results) != 1 or len(gained) != 1:
+        if op.primitive not in WRITTEN_OUT or len(op.results) != 1 or len(gained) != 1:
             continue
         dim, axes = gained[0]
         if not set(axes) <= set(partial) or any(not isinstance(o, int) for o in op.operands):

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from autoshard.plan import MeshShape, Plan, Spec, find_roles, make_plan
 from autoshard.recipes._context import Context
-from autoshard.recipes._data_parallel import data_parallel, zero3
+from autoshard.recipes._data_parallel import data_parallel, replicate
 from autoshard.recipes._flow import Flow, Unit
+from autoshard.recipes._megatron import megatron
+from autoshard.recipes._sequence import sequence
 from autoshard.recipes._strategy import Term, parse_strategy
 from autoshard.recipes._tensor import tensor
+from autoshard.recipes._zero import zero1, zero2, zero3
 from autoshard.rules import RuledProgram, with_rules
 from autoshard.tracing import Program
 
@@ -30,7 +33,12 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "dp": Recipe(data_parallel, order=1),
+    "megatron": Recipe(megatron, order=0),
+    "replicate": Recipe(replicate, order=0),
+    "sequence": Recipe(sequence, order=1),
     "tensor": Recipe(tensor, order=0),
+    "zero1": Recipe(zero1, order=2),
+    "zero2": Recipe(zero2, order=2),
     "zero3": Recipe(zero3, order=2),
 }
 """Recipes by name."""

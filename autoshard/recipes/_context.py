@@ -27,13 +27,22 @@ class Context:
     roles: Roles
 
     @cached_property
-    def batch_ops(self) -> frozenset[int]:
-        """Ops that work on one example at a time: the batch dimension is a factor of theirs."""
+    def _batch(self) -> Flow:
+        """Where the batch goes."""
         flow = Flow(self.ruled, _PROBE)
         for op_id in self.roles.data:
-            seed_batch(flow, op_id, ("batch",))
-        flow.spread(("batch",))
-        return frozenset(flow.labels)
+            seed_batch(flow, op_id, _PROBE.names)
+        flow.spread(_PROBE.names)
+        return flow
+
+    @cached_property
+    def batch_ops(self) -> frozenset[int]:
+        """Ops that work on one example at a time: the batch dimension is a factor of theirs."""
+        return frozenset(self._batch.labels)
+
+    def batch_dim(self, value: int) -> int | None:
+        """The dimension of a value that is the batch, if it has one."""
+        return self._batch.where(value, _PROBE.names)
 
     @cached_property
     def data_dependent(self) -> frozenset[int]:
@@ -131,7 +140,7 @@ class Context:
         )
 
 
-def seed_batch(flow: Flow, op_id: int, unit: tuple[str, ...]) -> bool:
+def seed_batch(flow: Flow, op_id: int, unit: tuple[str, ...], skip: int = 0) -> bool:
     """Put a unit on the batch dimension of a data argument.
 
     The batch dimension is the first one that the argument's readers do not need whole: of
@@ -141,6 +150,7 @@ def seed_batch(flow: Flow, op_id: int, unit: tuple[str, ...]) -> bool:
         flow: The flow.
         op_id: The argument op.
         unit: The unit.
+        skip: How many such dimensions to pass over: the sequence is the one after the batch.
 
     Returns:
         Whether there is such a dimension and the unit divides it.
@@ -154,7 +164,11 @@ def seed_batch(flow: Flow, op_id: int, unit: tuple[str, ...]) -> bool:
             if (rule := flow.ruled.rules[consumer]) is not None
             for name in rule.operands[index][d]
         ]
-        if FactorKind.WHOLE in kinds and FactorKind.PARALLEL not in kinds:
+        if FactorKind.WHOLE in kinds and not {FactorKind.PARALLEL, FactorKind.HALO} & set(kinds):
             continue
-        return flow.put_dim(op_id, d, unit, "batch dimension of the data")
+        if skip:
+            skip -= 1
+            continue
+        why = "batch dimension of the data" if not d else f"dimension {d} of the data"
+        return flow.put_dim(op_id, d, unit, why)
     return False

@@ -56,6 +56,15 @@ class Flow:
         """The dimension on which the unit shards a value."""
         return self._where[unit[0]].get(value)
 
+    def dim_of(self, op_id: int, unit: Unit) -> int | None:
+        """The dimension of an argument's or result's array on which an op carries the unit."""
+        rule, label = self.ruled.rules[op_id], self.labels.get(op_id, {})
+        assert rule is not None
+        for d, dim in enumerate((rule.results or rule.operands)[0]):
+            if any(unit[0] in label.get(name, ()) for name in dim):
+                return d
+        return None
+
     def factor_at(self, op_id: int, rule: OpRule, dim: Iterable[str], unit: Unit) -> str | None:
         """The factor of a dimension that a unit on that dimension falls on."""
         label = self.labels.get(op_id, {})
