@@ -101,3 +101,20 @@ def memory_first_options(platform: str) -> dict[str, str]:
 def key_implementation(dtype: Any) -> str:
     """The name of the implementation behind a type of PRNG keys, as `jax.random.key` takes it."""
     return str(dtype._impl.name)
+
+
+def coordination_client() -> Any:
+    """The client of the service that `jax.distributed.initialize` started."""
+    # Remove when jax offers barriers and values between processes publicly (jax 0.10, 0.11: only
+    # through devices, which a background thread must not use while others compute).
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def as_weak(array: Any) -> Any:
+    """The array with a weak type, which promotes as a Python number does."""
+    # Remove when jax offers it: in jax 0.10 and 0.11 only Python numbers make weak types publicly.
+    from jax._src.lax import lax
+
+    return lax._convert_element_type(array, weak_type=True)

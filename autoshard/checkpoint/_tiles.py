@@ -105,9 +105,7 @@ def within(inner: Index, outer: Index) -> Index:
 
 def covers(outer: Index, inner: Index) -> bool:
     """Whether one part contains another."""
-    return all(
-        o.start <= i.start and i.stop <= o.stop for o, i in zip(outer, inner, strict=True)
-    )
+    return all(o.start <= i.start and i.stop <= o.stop for o, i in zip(outer, inner, strict=True))
 
 
 def canonical_tile(shape: Sequence[int], itemsize: int) -> Shape:

@@ -1,0 +1,142 @@
+"""The files that make a checkpoint one of orbax's: stock orbax opens it without this package.
+
+Names, key types and value types are those that orbax 0.12 writes for `use_ocdbt=False`,
+`use_zarr3=True`. Arrays are declared as numpy arrays: orbax then loads them onto whatever devices
+the reader asks for, and without a target onto the host, where a saved jax sharding would tie it to
+the devices that wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from autoshard.checkpoint._manifest import STATE, LeafEntry, Storage
+from autoshard.checkpoint._values import decode_value, orbax_scalar
+from autoshard.errors import CheckpointKeyError
+
+_SEQUENCE, _DICT = 1, 2
+_HANDLER = "orbax.checkpoint.experimental.v1._src.handlers.pytree_handler.PyTreeHandler"
+_EMPTY_NODES = {"dict": "Dict", "list": "List", "tuple": "Tuple", "mapping": "Dict"}
+_RESERVED = re.compile(
+    r"_METADATA|_sharding|_strings\.json|array_metadatas|manifest\.ocdbt|ocdbt\.process_.*"
+)
+_MOST_NAME_BYTES = 255
+
+
+def check_names(leaves: Sequence[LeafEntry]) -> None:
+    """Refuse trees whose leaves would share a place on disk, before anything is written.
+
+    Orbax joins keys by dots, so ``{"a.b": x, "a": {"b": y}}`` would put two leaves into one place.
+
+    Raises:
+        CheckpointKeyError: Two leaves share a name, or a name is no path of a file.
+    """
+    names: dict[str, str] = {}
+    for leaf in leaves:
+        name = leaf.name
+        if not leaf.keys:
+            raise CheckpointKeyError([name], "the tree is a single leaf without a name")
+        if name in names:
+            raise CheckpointKeyError(
+                [names[name], leaf.path], f"both would be stored under the name {name!r}"
+            )
+        names[name] = leaf.path
+        parts = name.split("/")
+        if any(part in ("", ".", "..") or "\0" in part for part in parts):
+            raise CheckpointKeyError([leaf.path], f"{name!r} is no name that a file could have")
+        if any(len(part.encode()) > _MOST_NAME_BYTES for part in parts):
+            raise CheckpointKeyError([leaf.path], "its name is longer than 255 bytes")
+        if _RESERVED.fullmatch(parts[0]):
+            raise CheckpointKeyError([leaf.path], f"{parts[0]!r} is a name of orbax's own files")
+    for name, path in names.items():
+        parts = name.split("/")
+        for length in range(1, len(parts)):
+            above = "/".join(parts[:length])
+            if above in names:
+                raise CheckpointKeyError(
+                    [names[above], path], "one would be stored inside the other"
+                )
+
+
+def metadata_files(
+    leaves: Sequence[LeafEntry], tree: Mapping[str, Any], *, time_ns: int, custom: Any
+) -> dict[str, bytes]:
+    """Orbax's own files, by path below the checkpoint."""
+    files: dict[str, Any] = {
+        "_CHECKPOINT_METADATA": {
+            "item_handlers": {STATE: _HANDLER},
+            "metrics": {},
+            "performance_metrics": {},
+            "init_timestamp_nsecs": time_ns,
+            "commit_timestamp_nsecs": time_ns,
+            "custom_metadata": custom,
+        },
+        f"{STATE}/_METADATA": {
+            "tree_metadata": dict(_tree_metadata(leaves, tree)),
+            "use_ocdbt": False,
+            "use_zarr3": True,
+            "store_array_data_equal_to_fill_value": True,
+            "custom_metadata": None,
+        },
+        f"{STATE}/array_metadatas/process_0": {
+            "array_metadatas": [
+                {"array_metadata": _array_metadata(leaf)}
+                for leaf in leaves
+                if leaf.storage is Storage.ARRAY
+            ]
+        },
+    }
+    texts = {
+        leaf.name: leaf.value["value"]
+        for leaf in leaves
+        if leaf.value is not None and leaf.value["kind"] == "str"
+    }
+    if texts:
+        files[f"{STATE}/_strings.json"] = texts
+    found = {name: json.dumps(content).encode() for name, content in files.items()}
+    return {"orbax.checkpoint": b"", **found}
+
+
+def _array_metadata(leaf: LeafEntry) -> dict[str, Any]:
+    return {
+        "param_name": leaf.name,
+        "write_shape": list(leaf.shape),
+        "chunk_shape": list(leaf.tile),
+        "ext_metadata": {"random_key_impl": leaf.prng_impl} if leaf.prng_impl else None,
+    }
+
+
+def _tree_metadata(
+    leaves: Sequence[LeafEntry], tree: Mapping[str, Any]
+) -> Iterable[tuple[str, Any]]:
+    kinds = {leaf.path: value_type(leaf) for leaf in leaves}
+
+    def walk(node: Mapping[str, Any], way: tuple[tuple[str, str], ...]) -> Iterable[Any]:
+        if "leaf" in node:
+            yield way, kinds[node["leaf"]]
+        elif node.get("children"):
+            for key, child in zip(node["keys"], node["children"], strict=True):
+                yield from walk(child, (*way, tuple(key)))
+        else:
+            yield way, _EMPTY_NODES.get(node["type"], "None")
+
+    for way, kind in walk(tree, ()):
+        keys = [{"key": text, "key_type": _SEQUENCE if k == "s" else _DICT} for k, text in way]
+        skip = kind in ("None", *_EMPTY_NODES.values())
+        value = {"value_type": kind, "skip_deserialize": skip}
+        yield str(tuple(text for _, text in way)), {"key_metadata": keys, "value_metadata": value}
+
+
+def value_type(leaf: LeafEntry) -> str:
+    """What orbax takes a leaf for; ``None`` for what only the manifest holds."""
+    if leaf.storage is Storage.ARRAY:
+        return "np.ndarray"
+    if leaf.value is None:
+        return "None"
+    value = decode_value(dict(leaf.value))
+    if isinstance(value, str):
+        return "string"
+    return "None" if orbax_scalar(value) is None else "scalar"

@@ -1,0 +1,357 @@
+"""Saving a tree, from one process or several."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoshard.checkpoint._checksums import combine_masked, content_digest, crc32c, tree_digest
+from autoshard.checkpoint._commit import new_token, open_staging, seal, staging_of
+from autoshard.checkpoint._io import Files
+from autoshard.checkpoint._manifest import LeafEntry, Manifest
+from autoshard.checkpoint._orbax import metadata_files
+from autoshard.checkpoint._plans import plan_as_json
+from autoshard.checkpoint._processes import Group
+from autoshard.checkpoint._snapshot import Pieces, Snapshot, take_snapshot
+from autoshard.checkpoint._tensors import index_shape
+from autoshard.checkpoint._tiles import Grid, Shape
+from autoshard.checkpoint._values import decode_value, orbax_scalar
+from autoshard.checkpoint._writer import TileWriter
+from autoshard.checkpoint._zarr import ArrayFormat
+from autoshard.errors import CheckpointError, CheckpointWriteError
+from autoshard.plan import Plan
+
+_THREADS = max(2, min(8, os.cpu_count() or 2))
+
+RECORD = np.dtype([("leaf", "<u4"), ("tile", "<u8"), ("crc", "<u4"), ("elements", "<u8")])
+"""The checksum of what one process has of a canonical tile; no elements: a copy, to compare."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One save, ready to run in any thread.
+
+    Args:
+        path: Where to.
+        snapshot: What.
+        group: Who takes part.
+        files: How files are changed.
+        describe: Fields of the manifest that the caller knows.
+    """
+
+    path: Path
+    snapshot: Snapshot
+    group: Group
+    files: Files
+    describe: Mapping[str, Any]
+
+
+def save(
+    path: str | os.PathLike[str],
+    tree: Any,
+    *,
+    step: int | None = None,
+    plan: Plan | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Save a tree of arrays as the directory ``path``.
+
+    Under `jax.distributed` all processes call it, and each writes the shards that it owns.
+
+    Args:
+        path: A place where nothing is; nothing is ever overwritten.
+        tree: Arrays of jax or numpy, PRNG keys, numbers, strings, bytes and None, in any pytree.
+        step: The training step that it belongs to.
+        plan: The plan of the function that it is the state of; it travels along.
+        metadata: What else to keep, as JSON values.
+
+    Returns:
+        What was saved. Its ``digest`` is the same on whatever mesh the arrays lay.
+
+    Raises:
+        CheckpointExistsError: Something is at ``path``.
+        CheckpointKeyError: Two leaves would be stored under one name. Nothing was written.
+        CheckpointLeafError: A leaf cannot be stored. Nothing was written.
+        CheckpointWriteError: The disk is full, or another process failed.
+    """
+    request = make_request(path, tree, step=step, plan=plan, metadata=metadata)
+    return run_save(request)
+
+
+def make_request(
+    path: str | os.PathLike[str],
+    tree: Any,
+    *,
+    step: int | None,
+    plan: Plan | None,
+    metadata: Mapping[str, Any] | None,
+) -> Request:
+    """Everything about a save that touches arrays, none of which it copies."""
+    group = Group()
+    try:
+        json.dumps(metadata)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            "metadata", f"is no JSON ({error})", 'metadata={"note": "text"}'
+        ) from error
+    describe = {
+        "step": step,
+        "plan": None if plan is None else plan_as_json(plan),
+        "metadata": dict(metadata or {}),
+        "processes": group.count,
+    }
+    snapshot = take_snapshot(tree, processes=group.count)
+    return Request(
+        path=Path(os.path.abspath(path)),
+        snapshot=snapshot,
+        group=group,
+        files=Files(),
+        describe=describe,
+    )
+
+
+def run_save(request: Request) -> Manifest:
+    """Write and commit."""
+    group, path = request.group, request.path
+    token = str(group.gather(new_token())[0])
+    staging = staging_of(path, token)
+    writer = TileWriter(staging, request.files)
+    try:
+        with _agreed(group, path):
+            if group.leads:
+                open_staging(path, token, request.files)
+        with _agreed(group, path):
+            records = write_leaves(request.snapshot, writer, leads=group.leads)
+            if group.count > 1:
+                _leave_note(writer, group.index, records)
+        manifest = None
+        with _agreed(group, path):
+            if group.leads:
+                manifest = _finish(request, writer, records)
+        digest = group.gather(manifest.digest if manifest else None)[0]
+        return manifest or _manifest(request, request.snapshot.leaves, digest)
+    except BaseException:
+        writer.close()
+        if group.leads:
+            request.files.remove_tree_quietly(staging)
+        raise
+
+
+@contextlib.contextmanager
+def _agreed(group: Group, path: Path) -> Iterator[None]:
+    """Run a part of a save that must succeed in every process, or fail in every process."""
+    error: BaseException | None = None
+    try:
+        yield
+    except Exception as found:
+        error = found
+    try:
+        texts = group.gather(None if error is None else f"{type(error).__name__}: {error}")
+    except TimeoutError as late:
+        raise CheckpointWriteError(path, str(late)) from late
+    if isinstance(error, OSError):
+        raise CheckpointWriteError(path, error.strerror or str(error)) from error
+    if error is not None:
+        raise error
+    for index, text in enumerate(texts):
+        if text is not None:
+            raise CheckpointWriteError(path, f"process {index} failed ({text})")
+
+
+def write_leaves(snapshot: Snapshot, writer: TileWriter, *, leads: bool) -> np.ndarray[Any, Any]:
+    """Write what this process owns.
+
+    Args:
+        snapshot: The tree.
+        writer: Writes the tiles.
+        leads: Whether to write what only one process does.
+
+    Returns:
+        Checksums, of type `RECORD`.
+    """
+    tasks = []
+    for number, (leaf, pieces) in enumerate(zip(snapshot.leaves, snapshot.pieces, strict=True)):
+        if pieces is None:
+            continue
+        if leads:
+            writer.add_file(f"{leaf.directory}/zarr.json", leaf.format.metadata())
+        if pieces.shared and not leads:
+            tasks.append((_compare, number, leaf, pieces, None))
+            continue
+        by_file: dict[Shape, list[Shape]] = {}
+        for place in pieces.tiles(leaf.format.tiles):
+            by_file.setdefault(leaf.format.file_of(place), []).append(place)
+        tasks += [(_write, number, leaf, pieces, places) for places in by_file.values()]
+        if leaf.tile != leaf.canonical:
+            tasks.append((_mask, number, leaf, pieces, None))
+
+    def run(task: Any) -> list[tuple[int, int, int, int]]:
+        function, *rest = task
+        return function(*rest, writer)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = [record for records in pool.map(run, tasks) for record in records]
+    return np.array(found, RECORD)
+
+
+Records = list[tuple[int, int, int, int]]
+
+
+def _write(
+    number: int, leaf: LeafEntry, pieces: Pieces, places: list[Shape], writer: TileWriter
+) -> Records:
+    layout, records = leaf.format, []
+    canonical = leaf.tile == leaf.canonical
+    for place in places:
+        values, here = pieces.gather(layout.tiles.index(place), layout.dtype)
+        if here != values.size:
+            raise ValueError(f"{leaf.path}: this process has only a part of the tile {place}")
+        crc = writer.write(leaf.directory, layout, place, values)
+        if canonical:
+            records.append((number, layout.tiles.number(place), crc, values.size))
+    return records
+
+
+def _mask(number: int, leaf: LeafEntry, pieces: Pieces, _: None, writer: TileWriter) -> Records:
+    """Checksums of this process's parts of tiles that several processes share."""
+    del writer
+    grid, dtype = Grid(leaf.shape, leaf.canonical), leaf.format.dtype
+    records: Records = []
+    for place in pieces.tiles(grid):
+        values, here = pieces.gather(grid.index(place), dtype)
+        records.append((number, grid.number(place), crc32c(values), here))
+    return records
+
+
+def _compare(number: int, leaf: LeafEntry, pieces: Pieces, _: None, writer: TileWriter) -> Records:
+    """Checksums of an array that another process writes."""
+    return [(n, t, crc, 0) for n, t, crc, _ in _mask(number, leaf, pieces, None, writer)]
+
+
+def _leave_note(writer: TileWriter, index: int, records: np.ndarray[Any, Any]) -> None:
+    note = {
+        "files": dict(writer.written),
+        "records": base64.b64encode(records.tobytes()).decode(),
+    }
+    writer.add_file(f"process_{index}.json", json.dumps(note).encode())
+
+
+def _finish(request: Request, writer: TileWriter, records: np.ndarray[Any, Any]) -> Manifest:
+    """What one process does alone at the end."""
+    group, snapshot, files = request.group, request.snapshot, request.files
+    if group.count > 1:
+        notes = [writer.root / f"process_{i}.json" for i in range(group.count)]
+        found = [json.loads(note.read_bytes()) for note in notes]
+        for note in found:
+            writer.written.update({name: tuple(entry) for name, entry in note["files"].items()})
+        records = np.concatenate(
+            [np.frombuffer(base64.b64decode(note["records"]), RECORD) for note in found]
+        )
+        for note in notes:
+            files.remove_file(note)
+            writer.written.pop(note.name, None)
+    leaves, tiles = _digests(snapshot, records)
+    digest = tree_digest((leaf.path, leaf.digest) for leaf in leaves)
+    manifest = _manifest(request, leaves, digest)
+    finish_checkpoint(writer, request.path, files, manifest=manifest, tiles=tiles)
+    return manifest
+
+
+def _manifest(request: Request, leaves: tuple[LeafEntry, ...], digest: str) -> Manifest:
+    return Manifest(
+        leaves=leaves,
+        tree=request.snapshot.tree,
+        digest=digest,
+        mesh=request.snapshot.mesh,
+        writer=writer_versions(),
+        created_unix_s=time.time(),
+        **request.describe,
+    )
+
+
+def writer_versions() -> dict[str, str]:
+    """Versions of what writes, for the manifest."""
+    return {name: version(name) for name in ("autoshard", "jax", "numpy")}
+
+
+def finish_checkpoint(
+    writer: TileWriter, path: Path, files: Files, *, manifest: Manifest, tiles: bytes
+) -> None:
+    """Add orbax's own files, and commit.
+
+    Args:
+        writer: What wrote the arrays.
+        path: The checkpoint's place.
+        files: How files are changed.
+        manifest: What it holds.
+        tiles: Checksums of all canonical tiles.
+    """
+    for leaf in manifest.leaves:
+        scalar = orbax_scalar(decode_value(dict(leaf.value))) if leaf.value else None
+        if scalar is not None:
+            layout = ArrayFormat((), scalar.dtype, (), ())
+            directory = f"state/{leaf.name}"
+            writer.add_file(f"{directory}/zarr.json", layout.metadata())
+            writer.write(directory, layout, (), scalar)
+    custom = {"autoshard": {"digest": manifest.digest, "step": manifest.step}}
+    time_ns = int(manifest.created_unix_s * 1e9)
+    small = metadata_files(manifest.leaves, manifest.tree, time_ns=time_ns, custom=custom)
+    for name, data in small.items():
+        writer.add_file(name, data)
+    unfinished = writer.unfinished()
+    if unfinished:
+        raise CheckpointError(unfinished[0], "lacks tiles", "write every element of every tensor")
+    seal(writer.root, path, files, manifest=manifest, tiles=tiles, written=writer.written)
+
+
+def _digests(
+    snapshot: Snapshot, records: np.ndarray[Any, Any]
+) -> tuple[tuple[LeafEntry, ...], bytes]:
+    """Leaves with their digests, and the checksums of all canonical tiles."""
+    by_leaf: dict[int, dict[int, list[tuple[int, int]]]] = {}
+    for number, tile, crc, elements in records.tolist():
+        by_leaf.setdefault(number, {}).setdefault(tile, []).append((crc, elements))
+    leaves: list[LeafEntry] = []
+    tables: list[bytes] = []
+    for number, leaf in enumerate(snapshot.leaves):
+        if leaf.has_files:
+            crcs = _canonical_crcs(leaf, by_leaf.get(number, {}))
+            tables.append(np.array(crcs, "<u4").tobytes())
+            leaf = replace(leaf, digest=content_digest(leaf.dtype, leaf.shape, crcs))
+        leaves.append(leaf)
+    return tuple(leaves), b"".join(tables)
+
+
+def _canonical_crcs(leaf: LeafEntry, found: Mapping[int, list[tuple[int, int]]]) -> list[int]:
+    grid, crcs = Grid(leaf.shape, leaf.canonical), []
+    for number in range(len(grid)):
+        shape = index_shape(grid.index(grid.place(number)))
+        own = [(crc, n) for crc, n in found.get(number, ()) if n]
+        if sum(n for _, n in own) != math.prod(shape):
+            raise CheckpointError(
+                leaf.path,
+                "the processes together do not hold all of it",
+                "save from every process at once",
+            )
+        length = math.prod(shape) * leaf.element.itemsize
+        value = combine_masked([crc for crc, _ in own], length)
+        if any(crc != value for crc, n in found[number] if not n):
+            raise CheckpointError(
+                leaf.path,
+                "is an array of each process's own, and they differ",
+                "make it one global array, or the same in every process",
+            )
+        crcs.append(value)
+    return crcs
