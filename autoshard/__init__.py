@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from autoshard.api._parallelized import Parallelized as Parallelized
     from autoshard.errors import AutoshardError as AutoshardError
     from autoshard.plan import Plan as Plan
+    from autoshard.plan import load_plan as load_plan
     from autoshard.rules import check_rule as check_rule
     from autoshard.rules import register_rule as register_rule
 
@@ -27,6 +28,7 @@ _EXPORTS = {
     "Plan": "autoshard.plan",
     "check_rule": "autoshard.rules",
     "emulate": "autoshard.api._emulate",
+    "load_plan": "autoshard.plan",
     "parallelize": "autoshard.api._parallelize",
     "register_rule": "autoshard.rules",
     "shard_batch": "autoshard.api._data",

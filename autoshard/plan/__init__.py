@@ -3,6 +3,7 @@
 from autoshard.plan._explain import human_bytes as human_bytes
 from autoshard.plan._explain import plan_table as plan_table
 from autoshard.plan._explain import totals as totals
+from autoshard.plan._file import load_plan as load_plan
 from autoshard.plan._labelling import Label as Label
 from autoshard.plan._labelling import Labelling as Labelling
 from autoshard.plan._labelling import Reason as Reason
@@ -15,6 +16,7 @@ from autoshard.plan._plan import ConstraintKey as ConstraintKey
 from autoshard.plan._plan import LeafPlan as LeafPlan
 from autoshard.plan._plan import Plan as Plan
 from autoshard.plan._plan import ReduceScatter as ReduceScatter
+from autoshard.plan._replay import replay as replay
 from autoshard.plan._reshard import reshard_chain as reshard_chain
 from autoshard.plan._roles import Roles as Roles
 from autoshard.plan._roles import find_roles as find_roles

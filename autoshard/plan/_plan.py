@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal as OneOf
 
-from autoshard.errors import PathError
+from autoshard.errors import PathError, PlanWriteError
 from autoshard.plan._mesh import MeshShape
 from autoshard.plan._spec import Spec
+from autoshard.tracing import Program, Structure
 
 Side = OneOf["operand", "result"]
 ConstraintKey = tuple[int, Side, int]
@@ -89,6 +91,8 @@ class Plan:
         reduce_scatters: Op id → how its partial result becomes shards, for ops whose reduction the
             lowering writes out because a partitioner may all-reduce and cut instead.
         notes: Things that the user should know, such as what stays replicated and why.
+        origin: The program that is planned, or for a plan from a file its structure.
+        versions: For a plan from a file, what wrote it: package → version.
     """
 
     name: str
@@ -100,6 +104,49 @@ class Plan:
     regathers: frozenset[ConstraintKey] = frozenset()
     reduce_scatters: Mapping[int, ReduceScatter] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    origin: Program | Structure | None = field(default=None, compare=False, repr=False)
+    versions: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def structure(self) -> Structure:
+        """What identifies the program that the plan belongs to.
+
+        Raises:
+            PlanWriteError: The plan was put together by hand, without a program.
+        """
+        if self.origin is None:
+            hint = "plan = step.plan(...), then plan.save(path)"
+            raise PlanWriteError(self.name, "the plan was made without a program", hint)
+        return self.origin if isinstance(self.origin, Structure) else self.origin.structure
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as JSON, for `autoshard.load_plan` in any process.
+
+        Args:
+            path: The file. An earlier plan there is replaced; anything else is left alone.
+
+        Raises:
+            PlanWriteError: It cannot be written, or something else is there.
+        """
+        from autoshard.plan._file import save_plan
+
+        save_plan(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        """Read a plan that `save` wrote; `autoshard.load_plan` does the same.
+
+        Args:
+            path: The file.
+
+        Raises:
+            MissingPlanError: There is no such file.
+            PlanFileError: It is no plan, damaged, or contradicts itself.
+            PlanSchemaError: A newer autoshard wrote it.
+        """
+        from autoshard.plan._file import load_plan
+
+        return load_plan(path)
 
     @property
     def mesh_shape(self) -> dict[str, int]:

@@ -10,6 +10,10 @@ from autoshard.tracing._program import Op as Op
 from autoshard.tracing._program import Program as Program
 from autoshard.tracing._program import Value as Value
 from autoshard.tracing._program import nbytes as nbytes
+from autoshard.tracing._structure import Signature as Signature
+from autoshard.tracing._structure import Structure as Structure
+from autoshard.tracing._structure import find_structure as find_structure
+from autoshard.tracing._structure import op_signature as op_signature
 from autoshard.tracing._trace import abstract as abstract
 from autoshard.tracing._trace import parameter_names as parameter_names
 from autoshard.tracing._trace import path_text as path_text

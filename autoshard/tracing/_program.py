@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from autoshard.tracing._structure import Structure, find_structure
+
 ARGUMENT = "argument"
 RESULT = "result"
 TIE = "region_tie"
@@ -200,6 +202,11 @@ class Program:
                 if isinstance(operand, int):
                     uses[operand].append((op.id, index))
         return tuple(map(tuple, uses))
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Names for its ops that another process finds as well."""
+        return find_structure(self)
 
     def aval(self, operand: int | Literal) -> Any:
         """Abstract value of an operand."""
