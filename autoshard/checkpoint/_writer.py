@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ class _OpenFile:
         self.missing = tiles
         self.bodies = [0] * tiles
         self.trailers: list[bytes | None] = [None] * tiles
+        self.values = [0] * tiles
+
+
+Finished = Callable[[str, ArrayFormat, Shape, Sequence[int]], None]
+"""Called with an array's directory and format, a file, and the CRC-32C of each tile's elements."""
 
 
 class TileWriter:
@@ -33,10 +39,12 @@ class TileWriter:
     Args:
         root: The directory that everything goes below; it is there.
         files: How files are changed.
+        finished: Told of every file of tiles that is whole and synced.
     """
 
-    def __init__(self, root: Path, files: Files) -> None:
+    def __init__(self, root: Path, files: Files, finished: Finished | None = None) -> None:
         self.root = root
+        self._finished = finished
         self.written: dict[str, tuple[int, int]] = {}  # path below root -> bytes, CRC-32C
         self._files = files
         self._open: dict[tuple[str, Shape], _OpenFile] = {}
@@ -77,7 +85,7 @@ class TileWriter:
         with self._lock:
             if found.trailers[slot] is not None:
                 raise ValueError(f"tile {place} of {directory} is written twice")
-            found.bodies[slot], found.trailers[slot] = body_crc, trailer
+            found.bodies[slot], found.trailers[slot], found.values[slot] = body_crc, trailer, crc
             found.missing -= 1
             whole = found.missing == 0
             if whole:
@@ -121,3 +129,5 @@ class TileWriter:
         with self._lock:
             name = f"{directory}/{layout.file_name(file)}"
             self.written[name] = (layout.file_bytes(file), crc)
+        if self._finished is not None:
+            self._finished(directory, layout, file, found.values)
