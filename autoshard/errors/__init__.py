@@ -132,6 +132,30 @@ from autoshard.errors._layouts import (
 from autoshard.errors._layouts import (
     UnsafePickleError as UnsafePickleError,
 )
+from autoshard.errors._pins import (
+    ConstraintMeshError as ConstraintMeshError,
+)
+from autoshard.errors._pins import (
+    PinAxisError as PinAxisError,
+)
+from autoshard.errors._pins import (
+    PinConflictError as PinConflictError,
+)
+from autoshard.errors._pins import (
+    PinError as PinError,
+)
+from autoshard.errors._pins import (
+    PinFormError as PinFormError,
+)
+from autoshard.errors._pins import (
+    PinPathError as PinPathError,
+)
+from autoshard.errors._pins import (
+    PinRankError as PinRankError,
+)
+from autoshard.errors._pins import (
+    PinSizeError as PinSizeError,
+)
 from autoshard.errors._plan_files import (
     MissingPlanError as MissingPlanError,
 )
