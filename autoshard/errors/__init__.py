@@ -160,16 +160,28 @@ from autoshard.errors._plan_files import (
     MissingPlanError as MissingPlanError,
 )
 from autoshard.errors._plan_files import (
+    PlanCacheWarning as PlanCacheWarning,
+)
+from autoshard.errors._plan_files import (
     PlanFileError as PlanFileError,
 )
 from autoshard.errors._plan_files import (
     PlanMismatchError as PlanMismatchError,
 )
 from autoshard.errors._plan_files import (
+    PlanOptionError as PlanOptionError,
+)
+from autoshard.errors._plan_files import (
     PlanSchemaError as PlanSchemaError,
 )
 from autoshard.errors._plan_files import (
     PlanWriteError as PlanWriteError,
+)
+from autoshard.errors._models import (
+    CapturedModuleError as CapturedModuleError,
+)
+from autoshard.errors._models import (
+    GraphStateError as GraphStateError,
 )
 from autoshard.errors._planning import (
     EmulationError as EmulationError,
