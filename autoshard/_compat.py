@@ -6,7 +6,8 @@ Each shim names the versions it serves and when it can go.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
+import functools
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from jax._src import source_info_util
@@ -118,3 +119,21 @@ def as_weak(array: Any) -> Any:
     from jax._src.lax import lax
 
     return lax._convert_element_type(array, weak_type=True)
+
+
+@functools.cache
+def nnx_variable_access() -> tuple[
+    Callable[[Any], Any], Callable[[Any, Any], None], Callable[[Any], Any]
+]:
+    """Functions that read and write what stands in a `flax.nnx.Variable`, and read its metadata.
+
+    They go past flax's own methods, which cost a Python call per variable and step. Remove when
+    flax reads the values of many variables at once (0.12 does not).
+    """
+    from flax import nnx
+
+    value = getattr(nnx.Variable, "_raw_value", None)
+    metadata = getattr(nnx.Variable, "_var_metadata", None)
+    if value is None or metadata is None:
+        return nnx.Variable.get_raw_value, nnx.Variable.set_raw_value, nnx.Variable.get_metadata
+    return value.__get__, value.__set__, metadata.__get__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.core import Tracer
@@ -23,56 +23,58 @@ _HOLE = object()
 """Stands for an array argument in the positional arguments of a call with static ones."""
 
 
-class Call:
-    """One call.
+class Arguments(NamedTuple):
+    """The arguments of a call.
 
     Args:
         args: Its positional arguments without the static ones.
         kwargs: Its keyword arguments, likewise.
         static: Static arguments by name, defaults included.
         template: All positional arguments, with holes where ``args`` belong.
-        leaves: Flat arrays of ``(args, kwargs)``.
-        tree: Their tree.
-        context: JAX's settings that a trace depends on.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    static: dict[str, Any]
+    template: tuple[Any, ...]
+
+
+class Call:
+    """One call.
+
+    Args:
+        given: Its arguments.
+        leaves: Flat arrays among them.
+        tree: What tells apart calls with the same arrays.
 
     Attributes:
+        static: Static arguments by name, defaults included.
+        context: JAX's settings that a trace depends on.
         known: Whether the state among the leaves was recognized as what the call before made.
     """
 
     forwards = False
     """Whether results that are an argument as it was stay that array: state in a graph does."""
 
-    __slots__ = ("_args", "_kwargs", "context", "known", "leaves", "static", "template", "tree")
+    __slots__ = ("context", "given", "known", "leaves", "static", "tree")
 
-    def __init__(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        static: dict[str, Any],
-        template: tuple[Any, ...],
-        leaves: list[Any],
-        tree: Any,
-        context: Any,
-    ) -> None:
-        self._args = args
-        self._kwargs = kwargs
-        self.static = static
-        self.template = template
+    def __init__(self, given: Arguments, *, leaves: list[Any], tree: Any) -> None:
+        self.given = given
+        self.static = given.static
         self.leaves = leaves
         self.tree = tree
-        self.context = context
+        self.context = trace_context()
         self.known = False
 
     @property
     def args(self) -> tuple[Any, ...]:
         """Positional arguments of the function that is traced."""
-        return self._args
+        return self.given.args
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """Its keyword arguments."""
-        return self._kwargs
+        return self.given.kwargs
 
     @property
     def structs(self) -> list[jax.ShapeDtypeStruct]:
@@ -155,12 +157,7 @@ class Calls:
             StaticArgumentError: A static argument cannot be hashed.
             TypeError: The function does not take such arguments.
         """
-        template = tuple(args)
-        static: dict[str, Any] = {}
-        if self._static:
-            template, kwargs, static = self._split(template, kwargs)
-            args = [a for a, t in zip(args, template, strict=True) if t is _HOLE]
-        return self._call(args, kwargs, static, template)
+        return self.make(self.split(args, kwargs))
 
     def read_arrays(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """Read a call from which static arguments are left out.
@@ -172,25 +169,40 @@ class Calls:
         Returns:
             The call.
         """
-        return self._call(args, kwargs, {}, ())
+        return self.make(Arguments(tuple(args), dict(kwargs), {}, ()))
 
-    def _call(
-        self,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        static: dict[str, Any],
-        template: tuple[Any, ...],
-    ) -> Call:
-        leaves, tree = jax.tree.flatten((tuple(args), dict(kwargs)))
-        return Call(
-            tuple(args),
-            dict(kwargs),
-            static=static,
-            template=template,
-            leaves=leaves,
-            tree=tree,
-            context=trace_context(),
-        )
+    def make(self, given: Arguments) -> Call:
+        """Make a call of its arguments."""
+        leaves, tree = self.flatten((given.args, given.kwargs))
+        return Call(given, leaves=leaves, tree=tree)
+
+    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
+        """Arrays of a tree of arguments, and what tells such trees apart."""
+        return jax.tree.flatten(tree)
+
+    def arrays(self, tree: Any) -> Any:
+        """A tree of arguments as it is traced: with nothing but arrays as leaves."""
+        return tree
+
+    def split(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
+        """Take static arguments out.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+
+        Returns:
+            The others, and the static ones.
+
+        Raises:
+            StaticArgumentError: A static argument cannot be hashed.
+            TypeError: The function does not take such arguments.
+        """
+        if not self._static:
+            return Arguments(tuple(args), dict(kwargs), {}, tuple(args))
+        template, kwargs, static = self._split(tuple(args), kwargs)
+        args = tuple(a for a, t in zip(args, template, strict=True) if t is _HOLE)
+        return Arguments(args, dict(kwargs), static, template)
 
     def _split(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -230,8 +242,8 @@ class Calls:
             return function
         # Static arguments that were given by position are in the template; those that were left
         # out come from the function's own defaults when it is called by position.
-        names = parameter_names(function, len(call.template))
-        inside = {n for n, t in zip(names, call.template, strict=True) if t is not _HOLE}
+        names = parameter_names(function, len(call.given.template))
+        inside = {n for n, t in zip(names, call.given.template, strict=True) if t is not _HOLE}
         parameters = self._signature.parameters
         by_name = {
             name: value
@@ -242,7 +254,7 @@ class Calls:
         @functools.wraps(function)
         def bound(*args: Any, **kwargs: Any) -> Any:
             arrays = iter(args)
-            filled = [next(arrays) if t is _HOLE else t for t in call.template]
+            filled = [next(arrays) if t is _HOLE else t for t in call.given.template]
             return function(*filled, **kwargs, **by_name)
 
         free = [p for name, p in parameters.items() if name not in call.static]

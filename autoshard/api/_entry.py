@@ -10,12 +10,12 @@ import jax
 from jax.core import Tracer
 
 from autoshard.api._calls import Call
+from autoshard.api._find_plan import find_plan
 from autoshard.api._ownership import Ownership, references
 from autoshard.api._planning import planning
 from autoshard.errors import AbstractArgumentError, DeletedArrayError
 from autoshard.lowering import lower_plan, shardings
 from autoshard.plan import MeshShape, Plan, Spec
-from autoshard.recipes import plan_by_recipe
 from autoshard.tracing import Program, trace
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Entry:
         donated: For each argument leaf, whether its memory is taken.
         captured: Closed-over arrays, placed as planned.
         state_arguments: Positions of the arguments that come back.
+        kept_arguments: Positions of the state that stays as it was.
         state_results: Positions, among the kept results, of state that the function makes.
         donates: Whether what it makes may be donated later.
         forwarded: Result position → argument position, of results that are an argument as it was.
@@ -48,6 +49,7 @@ class Entry:
     donated: tuple[bool, ...]
     captured: tuple[Any, ...]
     state_arguments: tuple[int, ...]
+    kept_arguments: tuple[int, ...]
     state_results: tuple[int, ...]
     donates: bool
     forwarded: Mapping[int, int]
@@ -108,6 +110,7 @@ def build_entry(
     donate: bool,
     nested: bool,
     fixed: Mapping[str, Spec],
+    given: Plan | None = None,
     notes: Sequence[str] = (),
 ) -> Entry:
     """Trace, plan and lower one call.
@@ -120,6 +123,7 @@ def build_entry(
         donate: Whether state is donated.
         nested: Whether the call happens inside another trace, which may differentiate it.
         fixed: Specs that arguments inherit, by path.
+        given: A plan to follow instead of planning.
         notes: What else the user should know.
 
     Returns:
@@ -128,7 +132,14 @@ def build_entry(
     with planning():
         program = trace(function, call.args, call.kwargs, keep_custom=nested)
     shape = MeshShape(tuple(mesh.axis_names), tuple(mesh.devices.shape))
-    plan = plan_by_recipe(program, shape, strategy, fixed=_fitting(program, fixed))
+    plan = find_plan(
+        program,
+        shape,
+        strategy,
+        given=given,
+        fixed=_fitting(program, fixed),
+        hardware=str(mesh.devices.flat[0].device_kind),
+    )
     plan = replace(plan, notes=(*plan.notes, *notes))
     placed = shardings(plan.arguments, mesh)
     n = len(call.leaves)
@@ -157,6 +168,7 @@ def build_entry(
         state_arguments=tuple(
             i for i, leaf in enumerate(plan.arguments[:n]) if leaf.carried and i not in same
         ),
+        kept_arguments=tuple(i for i in sorted(same) if plan.arguments[i].carried),
         state_results=tuple(j for j, i in enumerate(kept) if plan.results[i].carried),
         donates=donate,
         forwarded=ahead,

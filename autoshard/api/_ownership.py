@@ -12,7 +12,6 @@ import numpy as np
 
 from autoshard.errors import ProcessDataError
 
-
 Generation = list[weakref.ref[Any]]
 """What one call made."""
 

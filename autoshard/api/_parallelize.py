@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from autoshard.api._calls import Calls
 from autoshard.api._parallelized import Parallelized
-from autoshard.errors import OptionError
+from autoshard.errors import OptionError, PlanOptionError
+from autoshard.plan import Plan, load_plan
 
 DEFAULT_STRATEGY = "zero3"
 
@@ -23,6 +25,7 @@ def parallelize(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     like: Parallelized | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
 ) -> Callable[[Callable[..., Any]], Parallelized]: ...
 @overload
 def parallelize(
@@ -35,6 +38,7 @@ def parallelize(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     like: Parallelized | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
 ) -> Parallelized: ...
 def parallelize(
     function: Callable[..., Any] | None = None,
@@ -46,6 +50,7 @@ def parallelize(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     like: Parallelized | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
 ) -> Any:
     """Make a single-device function run on a mesh.
 
@@ -62,12 +67,17 @@ def parallelize(
         static_argnames: Their names.
         like: Another parallelized function: arguments that both share keep its specs, so that
             they never move between the two. Mesh and strategy are its own by default.
+        plan: A plan to follow instead of planning, or the file that `Plan.save` wrote. It holds
+            for calls of the program that it was made for, whatever its parameters are called;
+            others are refused. Mesh and strategy are the plan's.
 
     Returns:
         A `Parallelized`, to be called as the function was.
 
     Raises:
         OptionError: An option has a value that it does not know.
+        PlanOptionError: An option contradicts the plan.
+        PlanFileError: The file is no plan, or damaged.
 
     Example:
         >>> import jax, jax.numpy as jnp, autoshard
@@ -84,10 +94,16 @@ def parallelize(
     if like is not None and not isinstance(like, Parallelized):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError("like", like, "a function made by autoshard.parallelize")
 
+    if isinstance(plan, str | os.PathLike):
+        plan = load_plan(plan)
+    if plan is not None:
+        _check_plan(plan, strategy, like)
+
     def wrap(function: Callable[..., Any]) -> Parallelized:
         if not callable(function):
             raise OptionError("function", function, "a callable")
-        chosen = strategy or (like.strategy if like is not None else DEFAULT_STRATEGY)
+        source = plan if plan is not None else like
+        chosen = strategy or (source.strategy if source is not None else DEFAULT_STRATEGY)
         return Parallelized(
             function,
             mesh=mesh,
@@ -95,6 +111,17 @@ def parallelize(
             donate=donate,
             calls=Calls(function, static_argnums, static_argnames),
             like=like,
+            plan=plan,
         )
 
     return wrap if function is None else wrap(function)
+
+
+def _check_plan(plan: Any, strategy: str | None, like: Parallelized | None) -> None:
+    """Refuse options that a plan has decided already."""
+    if not isinstance(plan, Plan):
+        raise OptionError("plan", plan, "a Plan, or the path of a plan file")
+    if like is not None:
+        raise PlanOptionError("like", like, "the plan has the specs of the state")
+    if strategy not in (None, plan.strategy):
+        raise PlanOptionError("strategy", strategy, f"it was made with {plan.strategy!r}")

@@ -6,7 +6,7 @@ import copy
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jax.core import Tracer
@@ -15,13 +15,31 @@ from jax.sharding import AxisType, Mesh
 from autoshard.api._calls import Call, Calls
 from autoshard.api._compiled import PlannedLowering
 from autoshard.api._entry import Entry, build_entry, fixed_specs
+from autoshard.api._find_plan import planned_mesh
 from autoshard.api._init import check_arguments, create_sharded
 from autoshard.api._ownership import Ownership
 from autoshard.api._planning import is_planning
 from autoshard.api._recent import Recent
+from autoshard.api.adapters.nnx._kinds import holds_graph, is_graph_object
 from autoshard.errors import InitStateError, NotPlannedError, OptionError, UnhashableTreeError
 from autoshard.lowering import device_mesh, shardings
 from autoshard.plan import Plan, parse_mesh
+
+
+class Reader(Protocol):
+    """What reads the calls of a function."""
+
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """Read a call."""
+        ...
+
+    def read_arrays(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """Read a call from which static arguments are left out."""
+        ...
+
+    def bind(self, function: Callable[..., Any], call: Call) -> Callable[..., Any]:
+        """The function of a call's arrays, named as the user named them."""
+        ...
 
 
 class Memory:
@@ -29,10 +47,12 @@ class Memory:
 
     Args:
         owned: Arrays that may be donated.
+        reader: Reads arguments.
     """
 
-    def __init__(self, owned: Ownership) -> None:
+    def __init__(self, owned: Ownership, reader: Reader) -> None:
         self.owned = owned
+        self.reader = reader
         self.entries: dict[Any, Entry] = {}
         self.latest: Entry | None = None
         self.recent: Recent | None = None
@@ -54,6 +74,7 @@ class Parallelized:
         donate: Likewise.
         calls: Reads arguments.
         like: The function whose plan to share.
+        plan: The plan to follow instead of planning.
     """
 
     def __init__(
@@ -65,6 +86,7 @@ class Parallelized:
         donate: bool | str,
         calls: Calls,
         like: Parallelized | None,
+        plan: Plan | None = None,
     ) -> None:
         # Not the attributes of a callable object: they might hide ours.
         functools.update_wrapper(self, function, updated=())
@@ -74,7 +96,8 @@ class Parallelized:
         self._donate = bool(donate)
         self._calls = calls
         self._like = like
-        self._memory = Memory(Ownership() if like is None else like._memory.owned)
+        self._given = plan
+        self._memory = Memory(Ownership() if like is None else like._memory.owned, calls)
         self._bound: tuple[Any, ...] = ()
         self._name = getattr(function, "__name__", type(function).__name__)
 
@@ -176,6 +199,8 @@ class Parallelized:
         option = self._mesh_option
         if option is None and self._like is not None:
             return self._like.mesh
+        if option is None and self._given is not None:
+            option = planned_mesh(self._given, len(jax.devices()))
         if isinstance(option, Mesh):
             # The user's order of devices holds.
             kinds = set(map(str, option.axis_types)) - {str(AxisType.Auto)}
@@ -228,7 +253,7 @@ class Parallelized:
         """
         call = self._read(args, kwargs)
         entry = self._entry(call)
-        return PlannedLowering(entry, call, self._calls.read_arrays, self._memory.owned)
+        return PlannedLowering(entry, call, self._memory.reader.read_arrays, self._memory.owned)
 
     def compile(self, *args: Any, **kwargs: Any) -> Any:
         """Compile a call ahead of time: ``lower(...).compile()``."""
@@ -252,7 +277,14 @@ class Parallelized:
         return self.last_plan.explain(path)
 
     def _read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-        return self._calls.read((*self._bound, *args), kwargs)
+        reader = self._memory.reader
+        if self._bound:
+            args = (*self._bound, *args)
+        if reader is self._calls and _may_hold_graph(args, kwargs, self._memory.recent is None):
+            from autoshard.api.adapters.nnx._reader import GraphReader  # imports flax
+
+            self._memory.reader = reader = GraphReader(self._function, self._calls)
+        return reader.read(args, kwargs)
 
     def _entry(self, call: Call, nested: bool = False) -> Entry:
         memory = self._memory
@@ -273,13 +305,14 @@ class Parallelized:
         if self._like is not None:
             earlier += [e.plan for e in self._like._memory.entries.values()]
         return build_entry(
-            self._calls.bind(self._function, call),
+            self._memory.reader.bind(self._function, call),
             call,
             mesh=self.mesh,
             strategy=self.strategy,
             donate=self._donate and not nested,
             nested=nested,
             fixed=fixed_specs(earlier),
+            given=self._given,
             notes=self._memory.notes,
         )
 
@@ -295,3 +328,10 @@ class Parallelized:
         return (
             f"<parallelized {self._name}: {self.strategy} on {self._mesh_option or 'all devices'}>"
         )
+
+
+def _may_hold_graph(args: Sequence[Any], kwargs: Mapping[str, Any], first: bool) -> bool:
+    """Whether NNX objects are among the arguments; inside of trees only the first call is asked."""
+    if first:
+        return holds_graph((*args, *kwargs.values()))
+    return any(map(is_graph_object, args)) or any(map(is_graph_object, kwargs.values()))

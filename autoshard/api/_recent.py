@@ -9,14 +9,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from operator import call as dereference
-from operator import is_
+from operator import is_, methodcaller
 from typing import Any
 
+import jax
 from jax.core import Tracer
 
 from autoshard.api._calls import Call, leaf_key
 from autoshard.api._entry import Entry
-from autoshard.api._ownership import Generation, Ownership
+from autoshard.api._ownership import Generation, Ownership, references
 
 _ATTEMPTS = 3
 """Calls after which state that does not go round is no longer looked for."""
@@ -33,13 +34,26 @@ class Recent:
         others: Positions of the arguments that have to be looked at even when the state is known.
     """
 
-    __slots__ = ("_attempts", "_keys", "_shape", "_state", "entry", "generation", "others")
+    __slots__ = (
+        "_attempts",
+        "_kept",
+        "_keys",
+        "_made",
+        "_shape",
+        "_state",
+        "entry",
+        "generation",
+        "others",
+    )
 
     def __init__(self, call: Call, entry: Entry) -> None:
         self.entry = entry
         self.generation: Generation | None = None
         self._shape = call.shape
         self._keys = [(getattr(leaf, "aval", None), leaf_key(leaf)) for leaf in call.leaves]
+        # Arguments that stay the arrays that they are; a number in their place has no identity.
+        self._kept = [i for i in entry.kept_arguments if isinstance(call.leaves[i], jax.Array)]
+        self._made: Generation = []
         self._state: _State | None = None
         self.others: Sequence[int] = range(len(call.leaves))
         self._attempts = 0
@@ -80,9 +94,11 @@ class Recent:
         if self._state is None and self.generation is not None and self._attempts < _ATTEMPTS:
             self._attempts += 1
             self._learn(call, placed)
-        if call.known and self.entry.donates and self.generation is not None:
-            owned.forget(self.generation)
-        self.generation = generation
+        if call.known and self.entry.donates:
+            owned.forget(self._made)
+        self._made = generation
+        kept = self._kept
+        self.generation = generation + references([placed[i] for i in kept]) if kept else generation
 
     def _learn(self, call: Call, placed: Sequence[Any]) -> None:
         """See which results of the call before came back as which arguments, where they were."""
@@ -90,15 +106,16 @@ class Recent:
         where = {
             id(found): j for j, ref in enumerate(self.generation) if (found := ref()) is not None
         }
-        arguments = self.entry.state_arguments
+        arguments = [*self.entry.state_arguments, *self._kept]
         order = [where.get(id(call.leaves[i])) for i in arguments]
         if None in order or len({*order}) != len(order) or not order:
             return
         if all(placed[i] is call.leaves[i] for i in arguments):
             known = {*arguments}
             self.others = tuple(i for i in range(len(call.leaves)) if i not in known)
-            kind = type(call.leaves[arguments[0]])
-            self._state = _State(arguments, [j for j in order if j is not None], kind.is_deleted)
+            kinds = {type(call.leaves[i]) for i in arguments}
+            is_deleted = methodcaller("is_deleted") if len(kinds) > 1 else kinds.pop().is_deleted
+            self._state = _State(arguments, [j for j in order if j is not None], is_deleted)
 
 
 class _State:

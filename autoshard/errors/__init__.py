@@ -132,6 +132,12 @@ from autoshard.errors._layouts import (
 from autoshard.errors._layouts import (
     UnsafePickleError as UnsafePickleError,
 )
+from autoshard.errors._models import (
+    CapturedModuleError as CapturedModuleError,
+)
+from autoshard.errors._models import (
+    GraphStateError as GraphStateError,
+)
 from autoshard.errors._pins import (
     ConstraintMeshError as ConstraintMeshError,
 )
@@ -176,12 +182,6 @@ from autoshard.errors._plan_files import (
 )
 from autoshard.errors._plan_files import (
     PlanWriteError as PlanWriteError,
-)
-from autoshard.errors._models import (
-    CapturedModuleError as CapturedModuleError,
-)
-from autoshard.errors._models import (
-    GraphStateError as GraphStateError,
 )
 from autoshard.errors._planning import (
     EmulationError as EmulationError,

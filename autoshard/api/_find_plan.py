@@ -1,0 +1,76 @@
+"""Where the plan of a call comes from: the user, the folder of kept plans, or planning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autoshard.errors import PlanMismatchError
+from autoshard.plan import MeshShape, Plan, Spec, cached_plan, replay
+from autoshard.recipes import plan_by_recipe
+from autoshard.rules import with_rules
+from autoshard.tracing import Program
+
+
+def find_plan(
+    program: Program,
+    mesh: MeshShape,
+    strategy: str,
+    *,
+    given: Plan | None,
+    fixed: Mapping[str, Spec],
+    hardware: str,
+) -> Plan:
+    """The plan of a program.
+
+    Args:
+        program: The program.
+        mesh: The mesh.
+        strategy: How to plan where there is no plan yet.
+        given: The plan that the user wants followed.
+        fixed: Specs that arguments inherit, by path.
+        hardware: Kind of the devices.
+
+    Returns:
+        The plan.
+
+    Raises:
+        PlanMismatchError: The given plan belongs to another program or mesh.
+        AutoshardError: The program cannot be planned.
+    """
+    if given is not None:
+        return replay(given, program, mesh)
+    ruled = with_rules(program)
+    return cached_plan(
+        ruled,
+        mesh,
+        lambda: plan_by_recipe(ruled, mesh, strategy, fixed=fixed),
+        hardware=hardware,
+        options={
+            "strategy": strategy,
+            "fixed": {path: str(spec) for path, spec in sorted(fixed.items())},
+        },
+    )
+
+
+def planned_mesh(plan: Plan, n_devices: int) -> MeshShape:
+    """The mesh of a plan that is to run here.
+
+    Args:
+        plan: The plan.
+        n_devices: Devices there are.
+
+    Returns:
+        Its mesh.
+
+    Raises:
+        PlanMismatchError: There are more or fewer devices.
+    """
+    size = plan.mesh.size
+    if size != n_devices:
+        raise PlanMismatchError(
+            plan.name,
+            [f"mesh: {plan.mesh} with {size} devices in the plan, {n_devices} are visible here"],
+            f"run it on {size} devices (on a CPU: autoshard.emulate({size}) before JAX starts), or "
+            "plan anew: leave plan= out",
+        )
+    return plan.mesh
