@@ -51,6 +51,7 @@ def make_plan(
         constraints[(value.producer, "result", value.index)] = (*combined, spec)
     _edges(labelling, produced, constraints)
     _results(labelling, produced, constraints, set(settled))
+    _resharded(labelling, produced, constraints)
 
     def leaf_plan(leaf: Leaf, spec: Spec, aval: Any, carried: bool) -> LeafPlan:
         reason = labelling.reasons.get(leaf.op, _NO_REASON)
@@ -184,6 +185,26 @@ def _edges(
                 )
 
 
+def _resharded(
+    labelling: Labelling,
+    produced: Sequence[Spec],
+    constraints: dict[ConstraintKey, tuple[Spec, ...]],
+) -> None:
+    """Pin values that are cut one way and read in another.
+
+    The partitioner carries a constraint backward as well: it would move the exchange to before
+    the ops that made the value, where it may cost more.
+    """
+    program = labelling.ruled.program
+    for op_id, side, index in list(constraints):
+        operand = program.ops[op_id].operands[index] if side == "operand" else None
+        if not isinstance(operand, int) or produced[operand].is_replicated:
+            continue
+        made = program.values[operand]
+        if program.ops[made.producer].primitive != ARGUMENT:
+            constraints.setdefault((made.producer, "result", made.index), (produced[operand],))
+
+
 def _results(
     labelling: Labelling,
     produced: Sequence[Spec],
@@ -218,7 +239,7 @@ def _results(
                 )
                 wanted = guess != spec and not _readers_tell(labelling, result, spec, inferred)
                 wanted = wanted or (heavy and bool(labelling.partial_axes(op.id)))
-            if wanted:
+            if wanted or op.primitive == "sharding_constraint":
                 constraints[(op.id, "result", index)] = (spec,)
 
 

@@ -44,6 +44,25 @@ class Context:
         """The dimension of a value that is the batch, if it has one."""
         return self._batch.where(value, _PROBE.names)
 
+    def batch_factor(self, op_id: int) -> str | None:
+        """The factor of an op that is the batch, if it has one."""
+        return next(iter(self._batch.labels.get(op_id, {})), None)
+
+    @cached_property
+    def gradient_ops(self) -> frozenset[int]:
+        """Ops on the batch whose results only ops outside of it read: they sum over examples."""
+        program = self.ruled.program
+        return frozenset(
+            op_id
+            for op_id in self.batch_ops
+            if any(program.consumers[result] for result in program.ops[op_id].results)
+            and all(
+                consumer not in self.batch_ops
+                for result in program.ops[op_id].results
+                for consumer, _ in program.consumers[result]
+            )
+        )
+
     @cached_property
     def data_dependent(self) -> frozenset[int]:
         """Values that depend on data."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from autoshard.errors import BatchError
 from autoshard.recipes._context import Context, seed_batch
-from autoshard.recipes._flow import Flow, Unit
+from autoshard.recipes._flow import Flow, Unit, Verdict
+from autoshard.rules import OpRule
+from autoshard.tracing import Op
 
 
-def data_parallel(flow: Flow, context: Context, unit: Unit) -> list[str]:
+def data_parallel(flow: Flow, context: Context, unit: Unit, *, strict: bool = False) -> list[str]:
     """Every device computes its part of the batch; parameters are replicated.
 
     Gradients are partial sums over the batch and are all-reduced where they are made.
@@ -16,6 +18,8 @@ def data_parallel(flow: Flow, context: Context, unit: Unit) -> list[str]:
         flow: The labels so far.
         context: The program.
         unit: The axes, used as one.
+        strict: Whether ops on the batch are cut by nothing else, whatever their operands say:
+            where other ops already carry the unit on something that is not the batch.
 
     Returns:
         Notes for the user.
@@ -24,9 +28,16 @@ def data_parallel(flow: Flow, context: Context, unit: Unit) -> list[str]:
         BatchError: No data argument can be cut into as many parts.
     """
     seeded = [op_id for op_id in context.roles.data if seed_batch(flow, op_id, unit)]
-    if not seeded and flow.mesh.size_of(unit) > 1:
+    pinned = any(flow.is_held(op_id) for op_id in context.roles.data)
+    if not seeded and not pinned and flow.mesh.size_of(unit) > 1:
         raise BatchError(data_shapes(context), "×".join(unit), flow.mesh.size_of(unit))
-    flow.spread(unit)
+
+    def decide(op: Op, rule: OpRule) -> Verdict:
+        del rule
+        name = context.batch_factor(op.id)
+        return None if name is None else (name, "batch dimension of the data")
+
+    flow.spread(unit, decide if strict else None)
     return []
 
 

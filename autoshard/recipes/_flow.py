@@ -39,8 +39,11 @@ class Flow:
         self.muted: set[int] = set()
         """Values whose sharding is not passed on to their readers."""
         self._axes: dict[int, set[str]] = {}
-        self._settled: set[int] = set()
-        self._why: dict[int, list[tuple[Unit, str | int]]] = {}
+        self._held: dict[int, frozenset[str]] = {}
+        """Op → factors that take nothing more."""
+        self.pins: dict[int, tuple[Spec, frozenset[int], str | int]] = {}
+        """What was fixed: op → spec, open dimensions and why."""
+        self._why: dict[int, list[tuple[Unit, str | int | Reason]]] = {}
         self._where: dict[str, dict[int, int]] = {name: {} for name in mesh.names}
         leaves = (*self.program.arguments, *self.program.results)
         self._paths = {leaf.op: leaf.path for leaf in leaves}
@@ -88,6 +91,8 @@ class Flow:
         factor = rule.factors[name]
         if factor.kind is FactorKind.WHOLE or self.labelled(op_id, unit):
             return False
+        if name in self._held.get(op_id, ()):
+            return False
         label = self.labels.get(op_id, {})
         n = self.mesh.size_of(unit) * self.mesh.size_of(label.get(name, ()))
         if factor.kind is FactorKind.HALO:
@@ -113,7 +118,7 @@ class Flow:
 
     # Writing ----------------------------------------------------------------------------------
 
-    def put(self, op_id: int, name: str, unit: Unit, why: str | int) -> bool:
+    def put(self, op_id: int, name: str, unit: Unit, why: str | int | Reason) -> bool:
         """Put a unit on a factor of an op.
 
         Args:
@@ -125,7 +130,7 @@ class Flow:
         Returns:
             Whether it was legal and new.
         """
-        if op_id in self._settled or not self.can_put(op_id, name, unit):
+        if not self.can_put(op_id, name, unit):
             return False
         rule = self.ruled.rules[op_id]
         assert rule is not None
@@ -148,12 +153,31 @@ class Flow:
         dims = (rule.results or rule.operands)[0]
         return bool(dims[d]) and self.put(op_id, dims[d][0], unit, why)
 
-    def fix(self, op_id: int, spec: Spec, why: str) -> None:
-        """Give an argument a spec before anything spreads; dimensions it leaves open stay whole."""
+    def fix(
+        self, op_id: int, spec: Spec, why: str | int, open_dims: frozenset[int] = frozenset()
+    ) -> None:
+        """Give an argument, result or constraint a spec before anything spreads.
+
+        Args:
+            op_id: The op.
+            spec: Its spec.
+            why: As for `put`.
+            open_dims: Dimensions that may get more axes; the others stay as they are.
+        """
+        rule = self.ruled.rules[op_id]
+        assert rule is not None
         for d, axes in enumerate(spec.dims):
             for axis in axes:
                 self.put_dim(op_id, d, (axis,), why)
-        self._settled.add(op_id)
+        dims = (rule.results or rule.operands)[0]
+        self._held[op_id] = frozenset(
+            name for d, dim in enumerate(dims) if d not in open_dims for name in dim
+        )
+        self.pins[op_id] = (spec, open_dims, why)
+
+    def is_held(self, op_id: int) -> bool:
+        """Whether an op was given its spec from outside."""
+        return op_id in self.pins
 
     def copy_label(self, argument: int, result: int) -> None:
         """Give a result the spec of the argument that it replaces."""
@@ -307,18 +331,28 @@ class Flow:
             while isinstance(why, int) and why not in seen:
                 seen.add(why)
                 through.append(self.program.ops[why].primitive)
-                seed, why = why, next((w for u, w in self._why[why] if u == unit), "")
+                ways = self._why.get(why, ())
+                seed, why = why, next((w for u, w in ways if not set(u).isdisjoint(unit)), "")
             name = self._paths.get(seed) if through and through[-1] in (ARGUMENT, RESULT) else None
-            text = str(why)
+            text = why.text if isinstance(why, Reason) else str(why)
+            follows += why.follows if isinstance(why, Reason) else ()
             if name:
                 way = next((p for p in through if p not in (ARGUMENT, RESULT, TIE)), None)
                 text = f"follows {name}" + (f" through {way}" if way else "")
                 follows.append(name)
             parts.append(f"{'×'.join(unit)}: {text}")
+        if not parts and op_id in self.pins:
+            why = self.pins[op_id][2]
+            followed = (self._paths[why],) if isinstance(why, int) else ()
+            return Reason(f"follows {followed[0]}" if followed else str(why), followed)
         return Reason("; ".join(parts), tuple(follows))
 
     def labelling(self) -> Labelling:
         """The labels found so far, with reasons for the arguments and results."""
         leaves = (*self.program.arguments, *self.program.results)
-        reasons = {leaf.op: self.reason(leaf.op) for leaf in leaves if leaf.op in self._why}
+        reasons = {
+            leaf.op: self.reason(leaf.op)
+            for leaf in leaves
+            if self._why.get(leaf.op) or leaf.op in self.pins
+        }
         return Labelling(self.ruled, self.mesh, self.labels, reasons)

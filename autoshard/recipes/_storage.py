@@ -94,7 +94,9 @@ def stored_whole(flow: Flow, leaves: Iterable[Leaf], unit: Unit) -> list[str]:
         One note, or none.
     """
     program, n = flow.program, flow.mesh.size_of(unit)
-    left = [leaf for leaf in leaves if program.argument_value(leaf).shape]
+    left = [
+        leaf for leaf in leaves if program.argument_value(leaf).shape and not flow.is_held(leaf.op)
+    ]
     if not left or n == 1:
         return []
     nbytes = sum(program.argument_value(leaf).nbytes for leaf in left)

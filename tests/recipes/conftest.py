@@ -33,6 +33,13 @@ MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama-tiny", {"scan_layers": False}),
     "llama-scan-remat": ("llama-tiny", {"scan_layers": True, "remat": "full"}),
     "resnet": ("resnet-tiny", {}),
+    "moe": ("moe-tiny", {}),
+    "t5": ("t5-tiny", {}),
+    "dlrm": ("dlrm-tiny", {}),
+    "bert": ("bert-tiny", {}),
+    "vit": ("vit-tiny", {}),
+    "unet": ("unet-tiny", {}),
+    "llama-nnx": ("llama-nnx-tiny", {}),
 }
 
 
@@ -91,15 +98,26 @@ def plan_of(function: Callable[..., Any], args: Any, strategy: str, mesh: str) -
     return plan_by_recipe(trace(function, args), parse_mesh(mesh, 8), strategy)
 
 
+BOUNDS = {"segments": 2, "mask": 2, "masked_positions": 4, "masked_weights": 2, "next_sentence": 2}
+"""One more than the largest integer, where the vocabulary, classes or rows are not the bound."""
+
+
 def random_batch(spec: models.ModelSpec, size: int = 16, length: int = 32) -> dict[str, jax.Array]:
-    first, second = jax.random.split(jax.random.key(7))
+    rng = np.random.default_rng(7)
     if isinstance(spec, models.LanguageModelSpec):
-        tokens = jax.random.randint(first, (size, length + 1), 0, spec.config.vocab_size)
-        return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
-    shapes = spec.example_batch(size)
+        tokens = rng.integers(0, spec.config.vocab_size, (size, length + 1)).astype(np.int32)
+        return {"inputs": jnp.asarray(tokens[:, :-1]), "targets": jnp.asarray(tokens[:, 1:])}
+    config = spec.config
+    bound = getattr(config, "vocab_size", 0) or getattr(config, "num_classes", 0)
+    bound = bound or min(getattr(config, "table_rows", (2,)))
     return {
-        "images": jax.random.normal(first, shapes["images"].shape),
-        "labels": jax.random.randint(second, (size,), 0, spec.config.num_classes),
+        name: jnp.asarray(
+            rng.integers(0, BOUNDS.get(name, bound), leaf.shape)
+            if jnp.issubdtype(leaf.dtype, jnp.integer)
+            else rng.standard_normal(leaf.shape),
+            leaf.dtype,
+        )
+        for name, leaf in spec.example_batch(size).items()
     }
 
 
