@@ -12,10 +12,11 @@ from autoshard.models.errors import ModelConfigError
 Remat = Literal["none", "full", "dots"]
 """What the backward pass recomputes: nothing, each whole block, or all but its matmuls."""
 
-_REMAT_POLICIES: Mapping[str, Callable[..., Any] | None] = {
+REMAT_POLICIES: Mapping[str, Callable[..., Any] | None] = {
     "full": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+"""What each choice but "none" lets the forward pass keep."""
 
 
 def normalise_dtypes(config: Any) -> None:
@@ -50,11 +51,31 @@ def require_divisible(config: Any, whole: str, part: str) -> None:
 
 def require_remat(remat: str) -> None:
     """Raises `ModelConfigError` unless `remat` is one of the known choices."""
-    if remat != "none" and remat not in _REMAT_POLICIES:
+    if remat != "none" and remat not in REMAT_POLICIES:
         raise ModelConfigError(
             f"remat={remat!r} is unknown; use one of 'none', "
-            f"{', '.join(map(repr, _REMAT_POLICIES))}."
+            f"{', '.join(map(repr, REMAT_POLICIES))}."
         )
+
+
+def require_rate(config: Any, field: str) -> None:
+    """Raises `ModelConfigError` unless the named field lies in [0, 1)."""
+    if not 0 <= getattr(config, field) < 1:
+        raise ModelConfigError(f"{field}={getattr(config, field)} must lie in [0, 1).")
+
+
+def with_remat(block: type[nn.Module], remat: Remat, *, scan: bool = False) -> type[nn.Module]:
+    """The block's class, its backward pass recomputing what `remat` says.
+
+    Args:
+        block: A module class.
+        remat: What to recompute.
+        scan: Whether the block will run inside a scan: the loop already keeps XLA from merging
+            the recomputation away.
+    """
+    if remat == "none":
+        return block
+    return nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
 
 
 def apply_blocks(
@@ -84,14 +105,13 @@ def apply_blocks(
     Returns:
         Activations of `x`'s shape.
     """
-    if remat != "none":
-        # Inside a scan the loop already keeps XLA from merging the recomputation away.
-        block = nn.remat(block, policy=_REMAT_POLICIES[remat], prevent_cse=not scan)
+    block = with_remat(block, remat, scan=scan)
     if scan:
         broadcast: Any = nn.broadcast  # annotated as an int, which it is not
         stack = nn.scan(
             block,
-            variable_axes={"params": 0},
+            # `losses` is what the blocks of a sparse model sow.
+            variable_axes={"params": 0, "losses": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=broadcast,
             length=layers,

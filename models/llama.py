@@ -5,6 +5,7 @@ Touvron et al., "Llama 2: Open Foundation and Fine-Tuned Chat Models" (2023), se
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -83,59 +84,6 @@ class LlamaConfig:
         return self.hidden // self.heads
 
 
-class Llama(nn.Module):
-    """Llama language model.
-
-    Attributes:
-        config: Shape and numerics.
-    """
-
-    config: LlamaConfig
-
-    @nn.compact
-    def __call__(self, tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
-        """Predicts the token after each position.
-
-        Args:
-            tokens: Token ids, integer `[batch, length]`.
-            deterministic: Accepted so that all language models are called alike; Llama has no
-                dropout.
-
-        Returns:
-            Logits `[batch, length, vocab_size]` in the config's `dtype`.
-        """
-        del deterministic
-        config = self.config
-        embed = nn.Embed(
-            config.vocab_size,
-            config.hidden,
-            embedding_init=nn.initializers.normal(0.02),
-            dtype=config.dtype,
-            param_dtype=config.param_dtype,
-            name="embed_tokens",
-        )
-        table = rope_table(
-            jnp.arange(tokens.shape[-1]),
-            config.head_size,
-            base=config.rope_base,
-            scaling=config.rope_scaling,
-        )
-        x = apply_blocks(
-            LlamaBlock,
-            embed(tokens),
-            table,
-            args=(config,),
-            layers=config.layers,
-            scan=config.scan_layers,
-            remat=config.remat,
-            name="layers",
-        )
-        x = _rms_norm(config, "norm")(x)
-        if config.tie_head:
-            return embed.attend(x)
-        return _dense(config, config.vocab_size, name="lm_head")(x)
-
-
 class LlamaBlock(nn.Module):
     """Grouped-query attention and a gated MLP, each behind a norm and a residual connection."""
 
@@ -145,9 +93,9 @@ class LlamaBlock(nn.Module):
     def __call__(self, x: jax.Array, table: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         """Maps `[batch, length, hidden]` to the same shape; the pair suits `nn.scan`."""
         config = self.config
-        y = _rms_norm(config, "input_norm")(x)
+        y = rms_norm(config, "input_norm")(x)
         x = x + GroupedQueryAttention(config, name="attention")(y, table)
-        y = _rms_norm(config, "post_attention_norm")(x)
+        y = rms_norm(config, "post_attention_norm")(x)
         return x + SwiGLU(config, name="mlp")(y), None
 
 
@@ -195,7 +143,63 @@ class SwiGLU(nn.Module):
         return _dense(config, config.hidden, name="down")(nn.silu(gate) * up)
 
 
-def _rms_norm(config: LlamaConfig, name: str) -> nn.RMSNorm:
+class Llama(nn.Module):
+    """Llama language model.
+
+    Attributes:
+        config: Shape and numerics.
+        block: Class of its blocks.
+    """
+
+    config: LlamaConfig
+    block: ClassVar[type[nn.Module]] = LlamaBlock
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Predicts the token after each position.
+
+        Args:
+            tokens: Token ids, integer `[batch, length]`.
+            deterministic: Accepted so that all language models are called alike; Llama has no
+                dropout.
+
+        Returns:
+            Logits `[batch, length, vocab_size]` in the config's `dtype`.
+        """
+        del deterministic
+        config = self.config
+        embed = nn.Embed(
+            config.vocab_size,
+            config.hidden,
+            embedding_init=nn.initializers.normal(0.02),
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+            name="embed_tokens",
+        )
+        table = rope_table(
+            jnp.arange(tokens.shape[-1]),
+            config.head_size,
+            base=config.rope_base,
+            scaling=config.rope_scaling,
+        )
+        x = apply_blocks(
+            self.block,
+            embed(tokens),
+            table,
+            args=(config,),
+            layers=config.layers,
+            scan=config.scan_layers,
+            remat=config.remat,
+            name="layers",
+        )
+        x = rms_norm(config, "norm")(x)
+        if config.tie_head:
+            return embed.attend(x)
+        return _dense(config, config.vocab_size, name="lm_head")(x)
+
+
+def rms_norm(config: LlamaConfig, name: str) -> nn.RMSNorm:
+    """The norm in front of each branch of a block."""
     return nn.RMSNorm(
         epsilon=config.norm_epsilon, dtype=config.dtype, param_dtype=config.param_dtype, name=name
     )

@@ -1,14 +1,20 @@
-"""Published configurations by name, and small ones for tests and demonstrations."""
+"""GPT-2, Llama and Mixtral."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from types import MappingProxyType
+from dataclasses import asdict, replace
 from typing import Any
 
 from autoshard.models._rope import RopeScaling
 from autoshard.models.gpt2 import GPT2Config
 from autoshard.models.llama import LlamaConfig
-from autoshard.models.resnet import ResNetConfig
+from autoshard.models.llama_nnx import LlamaNNXConfig
+from autoshard.models.mixtral import MixtralConfig
+
+
+def _in_nnx(config: LlamaConfig) -> LlamaNNXConfig:
+    fields = {name: getattr(config, name) for name in asdict(config)}
+    return LlamaNNXConfig(**fields)
+
 
 # Radford et al. (2019), table 2; vocabulary and positions from the released hparams.json files.
 _GPT2 = {
@@ -54,46 +60,37 @@ _LLAMA = {
     "tinyllama-1.1b": LlamaConfig(
         max_positions=2048, hidden=2048, intermediate=5632, layers=22, kv_heads=4
     ),
+    "llama-nnx-3-8b": _in_nnx(_LLAMA_3_8B),
+    "llama-nnx-3.2-1b": _in_nnx(_LLAMA_3_2_1B),
 }
 
-# He et al. (2015), table 1.
-_RESNET = {
-    "resnet-18": ResNetConfig(blocks=(2, 2, 2, 2), block="basic"),
-    "resnet-34": ResNetConfig(blocks=(3, 4, 6, 3), block="basic"),
-    "resnet-50": ResNetConfig(),
-    "resnet-101": ResNetConfig(blocks=(3, 4, 23, 3)),
+# config.json of the released checkpoints mistralai/Mixtral-8x{7B,22B}-v0.1.
+_MIXTRAL = {
+    "mixtral-8x7b": MixtralConfig(),
+    "mixtral-8x22b": MixtralConfig(
+        max_positions=65536,
+        hidden=6144,
+        intermediate=16384,
+        layers=56,
+        heads=48,
+        balance_weight=0.001,
+    ),
 }
 
-# Ours. Head and channel counts are multiples of eight, and the vocabulary is the 256 byte values.
-_SMALL = {
-    "gpt-tiny": GPT2Config(
-        vocab_size=256, max_positions=128, hidden=64, layers=2, heads=8, dropout=0.0
-    ),
-    "gpt-small": GPT2Config(
-        vocab_size=256, max_positions=256, hidden=128, layers=4, heads=8, dropout=0.0
-    ),
-    "llama-tiny": LlamaConfig(
-        vocab_size=256,
-        max_positions=128,
-        hidden=64,
-        intermediate=192,
-        layers=2,
-        heads=8,
+# Models of the league that were published under other names, or are ours: `moe-8x` is a Mixtral of
+# width 1024 with the proportions of the 8x7B in its MLP and its groups of heads.
+_LEAGUE = {
+    "llama-1b": replace(_in_nnx(_LLAMA_3_2_1B), dtype="bfloat16"),
+    "llama-8b": replace(_LLAMA_3_8B, dtype="bfloat16", remat="full"),
+    "moe-8x": MixtralConfig(
+        max_positions=1024,
+        hidden=1024,
+        intermediate=3584,
+        layers=8,
+        heads=16,
         kv_heads=4,
-    ),
-    "llama-small": LlamaConfig(
-        vocab_size=256,
-        max_positions=256,
-        hidden=128,
-        intermediate=384,
-        layers=4,
-        heads=8,
-        kv_heads=4,
-    ),
-    "resnet-tiny": ResNetConfig(
-        num_classes=16, image_size=16, blocks=(1, 1), width=16, block="basic", stem="cifar"
+        dtype="bfloat16",
     ),
 }
 
-PRESETS: Mapping[str, Any] = MappingProxyType({**_GPT2, **_LLAMA, **_RESNET, **_SMALL})
-"""Preset name -> configuration."""
+DECODERS: Mapping[str, Any] = {**_GPT2, **_LLAMA, **_MIXTRAL, **_LEAGUE}
