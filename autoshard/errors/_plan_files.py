@@ -100,3 +100,24 @@ class PlanMismatchError(AutoshardError):
         super().__init__(
             f"the plan of {plan!r} does not belong to this program:{listed}\nMend it: {hint}"
         )
+
+
+class PlanOptionError(AutoshardError):
+    """An option beside ``plan=`` that says something else than the plan.
+
+    Args:
+        option: Its name.
+        value: What was given.
+        problem: What the plan says.
+    """
+
+    def __init__(self, option: str, value: object, problem: str) -> None:
+        self.option = option
+        self.value = value
+        super().__init__(
+            f"{option}={value!r} contradicts plan=: {problem}.\nMend it: leave {option}= out"
+        )
+
+
+class PlanCacheWarning(UserWarning):
+    """A plan that cannot be kept between processes, or a kept one that is not used."""

@@ -1,5 +1,6 @@
 """Plans: meshes, specs, labellings, and the one function that turns a labelling into a `Plan`."""
 
+from autoshard.plan._cache import cached_plan as cached_plan
 from autoshard.plan._explain import human_bytes as human_bytes
 from autoshard.plan._explain import plan_table as plan_table
 from autoshard.plan._explain import totals as totals

@@ -74,7 +74,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     """
     try:
         data = Path(path).read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingPlanError(path) from error
     except OSError as error:
         raise PlanFileError(path, f"it cannot be read: {error.strerror}") from error

@@ -54,6 +54,9 @@ def replay(plan: Plan, program: Program, mesh: MeshShape) -> Plan:
         _check_scatter(plan.name, program, program.ops[op_id], scatter, mesh)
     arguments = _leaves(plan.arguments, planned.arguments, program.arguments, here.arguments)
     results = _leaves(plan.results, planned.results, program.results, here.results)
+    _check_arrays(plan.name, arguments, [program.argument_value(x).aval for x in program.arguments])
+    ends = [program.aval(program.result_operand(leaf)) for leaf in program.results]
+    _check_arrays(plan.name, results, ends)
     renamed = {old.path: new.path for old, new in (*arguments, *results)}
     return replace(
         plan,
@@ -160,6 +163,15 @@ def _leaves(
                 free.remove(fitting[0])
                 pairs[index] = fitting[0]
     return [(pairs[i], replace(pairs[i], path=leaf.path)) for i, leaf in enumerate(leaves)]
+
+
+def _check_arrays(
+    name: str, pairs: Sequence[tuple[LeafPlan, LeafPlan]], avals: Sequence[Any]
+) -> None:
+    for (leaf, _), aval in zip(pairs, avals, strict=True):
+        if (leaf.dtype, leaf.shape) != (str(aval.dtype), tuple(aval.shape)):
+            here = f"{aval.dtype}{list(aval.shape)}"
+            _refuse(name, f"{leaf.path} is {leaf.dtype}{list(leaf.shape)}, but its id is a {here}")
 
 
 def _class(name: str) -> str:
