@@ -114,6 +114,15 @@ class Files:
         if source.parent != target.parent:
             self.sync_directory(source.parent)
 
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name. It replaces nothing.
+
+        Raises:
+            FileExistsError: The name is taken.
+        """
+        self._observe("link", target)
+        os.link(source, target)
+
     def remove_file(self, path: Path) -> None:
         """Remove a file."""
         self._observe("unlink", path)

@@ -50,8 +50,9 @@ class Pieces:
             The part, and how many of its elements are here.
         """
         shape = tuple(part.stop - part.start for part in index)
-        for where, array in self.parts:
+        for where, part in self.parts:
             if covers(where, index):
+                array = np.asarray(part)  # no copy where the part is on the host or a CPU device
                 values = np.ascontiguousarray(array[_within(index, where)]).view(dtype)
                 return values.reshape(shape), math.prod(shape)
         values = np.zeros(shape, dtype)
@@ -59,7 +60,7 @@ class Pieces:
         for where, array in self.parts:
             common = intersect(where, index)
             if common is not None:
-                part = np.ascontiguousarray(array[_within(common, where)])
+                part = np.ascontiguousarray(np.asarray(array)[_within(common, where)])
                 values[_within(common, index)] = part.view(dtype).reshape(
                     tuple(s.stop - s.start for s in common)
                 )
@@ -142,7 +143,7 @@ def _look_at_jax(
     if not entry.has_files:
         return entry, None
     owned = tuple(
-        (_full(shard.index, shape), np.asarray(shard.data))
+        (_full(shard.index, shape), shard.data)
         for shard in array.addressable_shards
         # A copy that each process has for itself counts as the same array everywhere.
         if shard.replica_id == 0

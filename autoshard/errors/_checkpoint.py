@@ -186,8 +186,8 @@ class CheckpointMismatchError(CheckpointError):
         self.extra = tuple(extra)
         self.differing = dict(differing)
         lines = [_missing(name, extra) for name in missing]
-        lines += [f"extra    {name}: the checkpoint has it, the target does not" for name in extra]
         lines += [f"differs  {name}: {how}" for name, how in differing.items()]
+        lines += [f"extra    {name}: the checkpoint has it, the target does not" for name in extra]
         shown = [f"\n  {line}" for line in lines[:_MOST_LINES]]
         if len(lines) > _MOST_LINES:
             shown.append(f"\n  … and {len(lines) - _MOST_LINES} more")
