@@ -35,7 +35,7 @@ class Emitter:
         self.program = program
         self.constraints = plan.constraints
         self.regathers = plan.regathers
-        self.reduce_scatters = plan.reduce_scatters
+        self.reductions = plan.reductions
         self.backend = backend
 
     def __call__(self, *arguments: Any) -> list[Any]:
@@ -73,10 +73,12 @@ class Emitter:
         return array if chain is None else self.backend.constrain(array, chain)
 
     def _plain(self, op: Op, operands: Sequence[Any]) -> list[Any]:
-        scatter = self.reduce_scatters.get(op.id)
+        scatter = self.reductions.get(op.id)
         if scatter is not None:
-            return [self.backend.reduce_scatter(op, operands, scatter)]
-        results = bind(op, operands)
+            return [self.backend.reduce(op, operands, scatter)]
+        # A constraint of the user's is a pin: it is said again, for the plan's mesh.
+        pinned = op.primitive == "sharding_constraint" and (op.id, "result", 0) in self.constraints
+        results = list(operands) if pinned else bind(op, operands)
         return [self._constrain((op.id, "result", i), x) for i, x in enumerate(results)]
 
     def _operands(self, op: Op, operands: Sequence[Any], placed: _Placed) -> Sequence[Any]:
