@@ -111,6 +111,7 @@ def build_entry(
     nested: bool,
     fixed: Mapping[str, Spec],
     given: Plan | None = None,
+    pins: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> Entry:
     """Trace, plan and lower one call.
@@ -124,6 +125,7 @@ def build_entry(
         nested: Whether the call happens inside another trace, which may differentiate it.
         fixed: Specs that arguments inherit, by path.
         given: A plan to follow instead of planning.
+        pins: Specs that the user gave to arguments and results, by path or pattern.
         notes: What else the user should know.
 
     Returns:
@@ -137,6 +139,7 @@ def build_entry(
         shape,
         strategy,
         given=given,
+        pins=pins or {},
         fixed=_fitting(program, fixed),
         hardware=str(mesh.devices.flat[0].device_kind),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from autoshard.errors import PlanMismatchError
 from autoshard.plan import MeshShape, Plan, Spec, cached_plan, replay
@@ -17,6 +18,7 @@ def find_plan(
     strategy: str,
     *,
     given: Plan | None,
+    pins: Mapping[str, Any],
     fixed: Mapping[str, Spec],
     hardware: str,
 ) -> Plan:
@@ -27,6 +29,7 @@ def find_plan(
         mesh: The mesh.
         strategy: How to plan where there is no plan yet.
         given: The plan that the user wants followed.
+        pins: Specs that the user gave to arguments and results, by path or pattern.
         fixed: Specs that arguments inherit, by path.
         hardware: Kind of the devices.
 
@@ -43,10 +46,11 @@ def find_plan(
     return cached_plan(
         ruled,
         mesh,
-        lambda: plan_by_recipe(ruled, mesh, strategy, fixed=fixed),
+        lambda: plan_by_recipe(ruled, mesh, strategy, pins=pins, fixed=fixed),
         hardware=hardware,
         options={
             "strategy": strategy,
+            "pins": {path: str(spec) for path, spec in sorted(pins.items())},
             "fixed": {path: str(spec) for path, spec in sorted(fixed.items())},
         },
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 from autoshard.api._calls import Calls
 from autoshard.api._parallelized import Parallelized
-from autoshard.errors import OptionError, PlanOptionError
+from autoshard.errors import OptionError, PinFormError, PlanOptionError
 from autoshard.plan import Plan, load_plan
 
 DEFAULT_STRATEGY = "zero3"
@@ -26,6 +26,7 @@ def parallelize(
     static_argnames: str | Sequence[str] = (),
     like: Parallelized | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
+    pins: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Parallelized]: ...
 @overload
 def parallelize(
@@ -39,6 +40,7 @@ def parallelize(
     static_argnames: str | Sequence[str] = (),
     like: Parallelized | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
+    pins: Mapping[str, Any] | None = None,
 ) -> Parallelized: ...
 def parallelize(
     function: Callable[..., Any] | None = None,
@@ -51,6 +53,7 @@ def parallelize(
     static_argnames: str | Sequence[str] = (),
     like: Parallelized | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
+    pins: Mapping[str, Any] | None = None,
 ) -> Any:
     """Make a single-device function run on a mesh.
 
@@ -70,6 +73,9 @@ def parallelize(
         plan: A plan to follow instead of planning, or the file that `Plan.save` wrote. It holds
             for calls of the program that it was made for, whatever its parameters are called;
             others are refused. Mesh and strategy are the plan's.
+        pins: `jax.sharding.PartitionSpec` of arguments and results, by path, end of a path or
+            regular expression. They hold whatever the strategy says; optimizer state follows
+            its parameter.
 
     Returns:
         A `Parallelized`, to be called as the function was.
@@ -78,6 +84,7 @@ def parallelize(
         OptionError: An option has a value that it does not know.
         PlanOptionError: An option contradicts the plan.
         PlanFileError: The file is no plan, or damaged.
+        PinFormError: The pins are no mapping of texts.
 
     Example:
         >>> import jax, jax.numpy as jnp, autoshard
@@ -98,6 +105,7 @@ def parallelize(
         plan = load_plan(plan)
     if plan is not None:
         _check_plan(plan, strategy, like)
+    _check_pins(pins, plan)
 
     def wrap(function: Callable[..., Any]) -> Parallelized:
         if not callable(function):
@@ -112,9 +120,21 @@ def parallelize(
             calls=Calls(function, static_argnums, static_argnames),
             like=like,
             plan=plan,
+            pins=pins,
         )
 
     return wrap if function is None else wrap(function)
+
+
+def _check_pins(pins: Any, plan: Any) -> None:
+    """Refuse pins of a wrong form, and pins where a plan has decided already."""
+    if pins is not None and not isinstance(pins, Mapping):
+        raise PinFormError("pins", pins, "is no mapping of paths to specs")
+    for key in pins or {}:
+        if not isinstance(key, str):
+            raise PinFormError("pins", key, "is no path: a key is a text")
+    if pins and plan is not None:
+        raise PlanOptionError("pins", pins, "the plan has the specs of all arguments")
 
 
 def _check_plan(plan: Any, strategy: str | None, like: Parallelized | None) -> None:

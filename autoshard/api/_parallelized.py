@@ -75,6 +75,7 @@ class Parallelized:
         calls: Reads arguments.
         like: The function whose plan to share.
         plan: The plan to follow instead of planning.
+        pins: Specs of arguments and results, by path or pattern.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Parallelized:
         calls: Calls,
         like: Parallelized | None,
         plan: Plan | None = None,
+        pins: Mapping[str, Any] | None = None,
     ) -> None:
         # Not the attributes of a callable object: they might hide ours.
         functools.update_wrapper(self, function, updated=())
@@ -97,6 +99,7 @@ class Parallelized:
         self._calls = calls
         self._like = like
         self._given = plan
+        self._pins = dict(pins or {})
         self._memory = Memory(Ownership() if like is None else like._memory.owned, calls)
         self._bound: tuple[Any, ...] = ()
         self._name = getattr(function, "__name__", type(function).__name__)
@@ -313,6 +316,7 @@ class Parallelized:
             nested=nested,
             fixed=fixed_specs(earlier),
             given=self._given,
+            pins=self._pins,
             notes=self._memory.notes,
         )
 
