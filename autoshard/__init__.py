@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoshard.api._data import shard_batch as shard_batch
     from autoshard.api._emulate import emulate as emulate
+    from autoshard.api._logical import logical_pins as logical_pins
     from autoshard.api._parallelize import parallelize as parallelize
     from autoshard.api._parallelized import Parallelized as Parallelized
     from autoshard.errors import AutoshardError as AutoshardError
@@ -29,6 +30,7 @@ _EXPORTS = {
     "check_rule": "autoshard.rules",
     "emulate": "autoshard.api._emulate",
     "load_plan": "autoshard.plan",
+    "logical_pins": "autoshard.api._logical",
     "parallelize": "autoshard.api._parallelize",
     "register_rule": "autoshard.rules",
     "shard_batch": "autoshard.api._data",

@@ -13,10 +13,11 @@ from autoshard.api._calls import Call
 from autoshard.api._find_plan import find_plan
 from autoshard.api._ownership import Ownership, references
 from autoshard.api._planning import planning
+from autoshard.api._tracing import trace_call
 from autoshard.errors import AbstractArgumentError, DeletedArrayError
 from autoshard.lowering import lower_plan, shardings
 from autoshard.plan import MeshShape, Plan, Spec
-from autoshard.tracing import Program, trace
+from autoshard.tracing import Program
 
 if TYPE_CHECKING:
     from autoshard.api._recent import Recent
@@ -132,7 +133,7 @@ def build_entry(
         The entry.
     """
     with planning():
-        program = trace(function, call.args, call.kwargs, keep_custom=nested)
+        program = trace_call(function, call, mesh, keep_custom=nested)
     shape = MeshShape(tuple(mesh.axis_names), tuple(mesh.devices.shape))
     plan = find_plan(
         program,

@@ -142,6 +142,9 @@ from autoshard.errors._pins import (
     ConstraintMeshError as ConstraintMeshError,
 )
 from autoshard.errors._pins import (
+    LogicalAxisError as LogicalAxisError,
+)
+from autoshard.errors._pins import (
     PinAxisError as PinAxisError,
 )
 from autoshard.errors._pins import (

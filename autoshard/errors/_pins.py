@@ -200,3 +200,21 @@ class ConstraintMeshError(PinError):
             "Mend it: use the axes of that mesh, parallelize(..., mesh=…) with the constraint's "
             "axes, or leave the constraint out"
         )
+
+
+class LogicalAxisError(PinError):
+    """Logical axis names, or rules for them, that cannot be read.
+
+    Args:
+        subject: The array's path, or ``rules``.
+        problem: What is wrong.
+    """
+
+    def __init__(self, subject: str, problem: str) -> None:
+        self.subject = subject
+        self.problem = problem
+        super().__init__(
+            f"{subject}: {problem}.\n"
+            'Mend it: autoshard.logical_pins(tree, {"embed": "data", "mlp": "model"}), each '
+            "dimension of an array with a name of its own or None"
+        )

@@ -18,6 +18,7 @@ from autoshard.recipes._table import table
 from autoshard.recipes._tensor import tensor
 from autoshard.recipes._zero import zero1, zero2, zero3
 from autoshard.recipes.pins import (
+    fill_open,
     hold_pins,
     pinned_axes,
     read_pins,
@@ -101,6 +102,7 @@ def plan_by_recipe(
     for term in sorted(terms, key=lambda t: RECIPES[t.name].order):
         notes += RECIPES[term.name].apply(flow, context, term.axes)
     spread_pins(flow, pinned)
+    fill_open(flow, held)
     for argument, result in roles.state_of_argument.items():
         flow.copy_label(argument, result)
     return make_plan(flow.labelling(), roles, strategy=strategy, notes=notes)

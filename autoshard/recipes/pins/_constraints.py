@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autoshard.errors import ConstraintMeshError
 from autoshard.plan import MeshShape
@@ -51,7 +49,8 @@ def _spec(op: Op, mesh: MeshShape, source: str) -> PartitionSpec:
 
     def refuse(problem: str) -> ConstraintMeshError:
         spec = getattr(sharding, "spec", None)
-        return ConstraintMeshError(source, str(spec or sharding), mesh.text, problem)
+        text = str(sharding) if spec is None else str(spec)
+        return ConstraintMeshError(source, text, mesh.text, problem)
 
     if not isinstance(sharding, NamedSharding):
         if sharding.is_fully_replicated and len(sharding.device_set) > 1:
@@ -76,9 +75,9 @@ def _spec(op: Op, mesh: MeshShape, source: str) -> PartitionSpec:
     return sharding.spec
 
 
-def _moves_memory(sharding: Any) -> bool:
+def _moves_memory(sharding: NamedSharding) -> bool:
     """Whether a constraint names another memory than its devices compute in."""
-    devices = getattr(sharding.mesh, "devices", None)
-    if sharding.memory_kind is None or devices is None:
-        return sharding.memory_kind not in (None, "device")
-    return sharding.memory_kind not in ("device", devices.flat[0].default_memory().kind)
+    kinds = {None, "device"}
+    if isinstance(sharding.mesh, Mesh):  # an abstract one has no devices
+        kinds.add(sharding.mesh.devices.flat[0].default_memory().kind)
+    return sharding.memory_kind not in kinds

@@ -46,6 +46,26 @@ def spread_pins(flow: Flow, axes: Iterable[str]) -> None:
         flow.spread((axis,))
 
 
+def fill_open(flow: Flow, pins: Mapping[int, Pin]) -> None:
+    """Give the open dimensions of pinned values what the ops around them have.
+
+    A term that uses several axes as one leaves out values that have one of them already.
+
+    Args:
+        flow: The flow, with every term applied.
+        pins: The pins.
+    """
+    program = flow.program
+    for op_id, pin in pins.items():
+        if not pin.open_dims:
+            continue
+        op = program.ops[op_id]
+        makers = [program.values[o].producer for o in op.operands if isinstance(o, int)]
+        readers = [reader for value in op.results for reader, _ in program.consumers[value]]
+        for axis in flow.mesh.names:
+            flow.spread((axis,), among={op_id, *makers, *readers})
+
+
 def pinned_axes(pins: Iterable[Pin]) -> list[str]:
     """The axes that users pinned something to, sorted."""
     return sorted({axis for pin in pins if not pin.inherited for axis in pin.spec.axes})
