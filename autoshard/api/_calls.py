@@ -184,6 +184,10 @@ class Calls:
         """A tree of arguments as it is traced: with nothing but arrays as leaves."""
         return tree
 
+    def restore(self, tree: Any) -> Any:
+        """Undo ``arrays``, inside the trace."""
+        return tree
+
     def split(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
         """Take static arguments out.
 

@@ -106,6 +106,10 @@ class LeafStatics(Calls):
         """A tree of arguments as it is traced: with nothing but arrays as leaves."""
         return arrays_only(tree)
 
+    def restore(self, tree: Any) -> Any:
+        """Undo ``arrays``, inside the trace."""
+        return with_statics(tree)
+
     def bind(self, function: Callable[..., Any], call: Call) -> Callable[..., Any]:
         """The function of a call's arrays, everything else filled in."""
         inner = super().bind(function, call)

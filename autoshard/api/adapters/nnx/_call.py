@@ -75,7 +75,7 @@ class GraphCall(Call):
         del placed
         outcome: Outcome = entry.outcome
         new, out, state = outcome.parts(entry.program.out_tree, results)
-        values = self._values(state)
+        values = self.slot_values(state)
         if outcome.graph is not None:
             return self._merge(outcome, values, new, out)
         for k, position in outcome.changed.items():
@@ -87,7 +87,7 @@ class GraphCall(Call):
         outer = nnx.graph.IndexMap.from_refmap(numbers)
         return nnx.graph.unflatten(outcome.result, out, outer_index_outer_ref=outer)
 
-    def _values(self, state: Sequence[Any]) -> list[Any]:
+    def slot_values(self, state: Sequence[Any]) -> list[Any]:
         """One value per slot: state from flat results, data as it was."""
         structure = self.structure
         tree = self.tree[1]

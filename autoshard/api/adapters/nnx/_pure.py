@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-from flax import errors as flax_errors
 from flax import nnx
 
 from autoshard.api.adapters.nnx._kinds import holds_graph
 from autoshard.api.adapters.nnx._structure import Structure
-from autoshard.errors import CapturedModuleError
 
 
 @dataclass(slots=True)
@@ -97,12 +95,8 @@ class PureFunction:
             for group, tree in zip(groups, arguments[:n], strict=True)
             for slot in group.slots
         ]
-        try:
-            with nnx.use_eager_sharding(False):
-                return self._run(values, arguments[n:])
-        except flax_errors.TraceContextError as error:
-            problem = str(error).split(" (")[0].rstrip(".")
-            raise CapturedModuleError(self.__name__, problem) from error
+        with nnx.use_eager_sharding(False):
+            return self._run(values, arguments[n:])
 
     def _run(self, values: list[Any], others: Sequence[Any]) -> dict[str, Any]:
         structure = self._structure

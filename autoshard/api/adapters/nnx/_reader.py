@@ -60,11 +60,9 @@ class GraphReader:
 
     def bind(self, function: Callable[..., Any], call: Call) -> Callable[..., Any]:
         """The pure function of a call's arrays."""
-        inner = self.plain.bind(function, call)
         if not isinstance(call, GraphCall):
-            return inner
-        layout = call.layout
-        return PureFunction(inner, call.structure, layout.assemble, layout.data_names)
+            return self.plain.bind(function, call)
+        return pure_function(function, call, self.plain)
 
     def _make(self, given: Arguments) -> Call:
         for split in self._splits:
@@ -80,8 +78,7 @@ class GraphReader:
         roots = layout.roots(given)
         structure = Structure(layout.root_names, roots)
         try:
-            key = (structure.graphdef, layout)
-            token = self._tokens.setdefault(key, len(self._tokens))
+            token = self._tokens.setdefault((structure.key, layout), len(self._tokens))
         except TypeError as error:
             raise UnhashableTreeError(str(error)) from error
         split = _Split(layout, structure, token)
@@ -103,3 +100,23 @@ class GraphReader:
             data=self.plain.flatten(data),
             data_trees=lambda: self.plain.arrays(data),
         )
+
+
+def pure_function(function: Callable[..., Any], call: GraphCall, plain: Calls) -> PureFunction:
+    """The pure function of a call with NNX objects.
+
+    Args:
+        function: The function.
+        call: A call of it.
+        plain: Reads the arguments without NNX objects.
+    """
+    layout = call.layout
+
+    def assemble(
+        roots: Sequence[Any], data: Sequence[Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return layout.assemble(roots, plain.restore(list(data)))
+
+    # Not what `plain` makes of it: that would take the NNX objects apart as trees.
+    inner = Calls.bind(plain, function, call)
+    return PureFunction(inner, call.structure, assemble, layout.data_names)

@@ -101,6 +101,25 @@ class Structure:
         _, _, metadata = nnx_variable_access()
         self._metadata = [dict(metadata(x)) for x in objects if _is_variable(x)]
 
+    @property
+    def key(self) -> Any:
+        """Equal for splits that run the same program.
+
+        Raises:
+            TypeError: Something static cannot be hashed.
+        """
+        # Whether flax places a variable when it is made says nothing about its use: objects of
+        # `nnx.eval_shape` and of `.init` differ in it.
+        nodes = tuple(
+            (node.type, node.index, frozenset(_without(dict(node.metadata), "eager_sharding")))
+            if isinstance(node, nnx.graph.VariableDef)
+            else node
+            for node in self.graphdef.nodes
+        )
+        key = (nodes, tuple(self.graphdef.attributes))
+        hash(key)
+        return key
+
     def objects(self, roots: Sequence[Any]) -> list[Any] | None:
         """The variables and arrays of the same objects, if nothing about them has changed.
 
@@ -150,6 +169,10 @@ class Structure:
         """One tree per group, of the values of all slots in order."""
         rest = iter(values)
         return [group.nested([next(rest) for _ in group.slots]) for group in self.groups]
+
+
+def _without(mapping: dict[str, Any], name: str) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in mapping.items() if key != name]
 
 
 def _is_variable(value: Any) -> bool:
