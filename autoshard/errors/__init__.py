@@ -1,5 +1,17 @@
 """Every error that autoshard raises for its users; all are `AutoshardError`."""
 
+from autoshard.errors._ahead import (
+    CompilerError as CompilerError,
+)
+from autoshard.errors._ahead import (
+    CompilerMissingError as CompilerMissingError,
+)
+from autoshard.errors._ahead import (
+    ExportError as ExportError,
+)
+from autoshard.errors._ahead import (
+    TopologyError as TopologyError,
+)
 from autoshard.errors._arguments import (
     AbstractArgumentError as AbstractArgumentError,
 )

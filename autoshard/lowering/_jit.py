@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from autoshard._compat import memory_first_options
 from autoshard.errors import MeshError
@@ -42,7 +42,7 @@ def with_auto_axes(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
-def shardings(leaves: Sequence[LeafPlan], mesh: Mesh) -> list[NamedSharding]:
+def shardings(leaves: Sequence[LeafPlan], mesh: Mesh | AbstractMesh) -> list[NamedSharding]:
     """The shardings of planned leaves on a device mesh."""
     return [NamedSharding(mesh, leaf.spec.partition_spec()) for leaf in leaves]
 
@@ -50,7 +50,7 @@ def shardings(leaves: Sequence[LeafPlan], mesh: Mesh) -> list[NamedSharding]:
 def lower_plan(
     program: Program,
     plan: Plan,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     *,
     donate: bool | Sequence[int] = False,
     results: Sequence[int] | None = None,
@@ -61,7 +61,8 @@ def lower_plan(
     Args:
         program: The program.
         plan: Its plan.
-        mesh: A device mesh with the plan's axes, all Auto.
+        mesh: A device mesh with the plan's axes, all Auto; an abstract one to lower for devices
+            that are not there.
         donate: Let the compiler reuse the memory of the state arguments, or of those at some
             positions.
         results: Positions of the results to return; all by default.
@@ -87,5 +88,12 @@ def lower_plan(
         in_shardings=tuple(shardings(plan.arguments, mesh)),
         out_shardings=shardings([plan.results[i] for i in kept], mesh),
         donate_argnums=() if nested else taken,
-        compiler_options=None if nested else memory_first_options(mesh.devices.flat[0].platform),
+        compiler_options=None if nested else _options(mesh),
     )
+
+
+def _options(mesh: Mesh | AbstractMesh) -> dict[str, str] | None:
+    """What the compiler is told; nothing where another process will compile."""
+    if isinstance(mesh, AbstractMesh):
+        return None
+    return memory_first_options(mesh.devices.flat[0].platform)
