@@ -14,6 +14,7 @@ from autoshard.api._find_plan import find_plan
 from autoshard.api._ownership import Ownership, references
 from autoshard.api._planning import planning
 from autoshard.api._tracing import trace_call
+from autoshard.api.adapters.nnx._kinds import updates_explained
 from autoshard.errors import AbstractArgumentError, DeletedArrayError
 from autoshard.lowering import lower_plan, shardings
 from autoshard.plan import MeshShape, Plan, Spec
@@ -132,7 +133,7 @@ def build_entry(
     Returns:
         The entry.
     """
-    with planning():
+    with planning(), updates_explained(getattr(function, "__name__", "the function")):
         program = trace_call(function, call, mesh, keep_custom=nested)
     shape = MeshShape(tuple(mesh.axis_names), tuple(mesh.devices.shape))
     plan = find_plan(

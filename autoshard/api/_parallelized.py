@@ -18,9 +18,9 @@ from autoshard.api._entry import Entry, build_entry, fixed_specs
 from autoshard.api._find_plan import planned_mesh
 from autoshard.api._init import check_arguments, create_sharded
 from autoshard.api._ownership import Ownership
-from autoshard.api._planning import is_planning
+from autoshard.api._planning import is_planning, planning
 from autoshard.api._recent import Recent
-from autoshard.api.adapters.nnx._kinds import holds_graph, is_graph_object
+from autoshard.api.adapters.nnx._kinds import holds_graph, is_graph_object, makes_graph
 from autoshard.errors import InitStateError, NotPlannedError, OptionError, UnhashableTreeError
 from autoshard.lowering import device_mesh, shardings
 from autoshard.plan import Plan, parse_mesh
@@ -173,20 +173,51 @@ class Parallelized:
         """
         if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
             return create(*args)
+        if _may_hold_graph(args, {}, True) or makes_graph(create, args):
+            from autoshard.api.adapters.nnx._init import init_objects  # imports flax
+
+            return init_objects(self, create, args, step_args, step_kwargs or {})
         check_arguments(create, args)
-        state = jax.eval_shape(create, *args)
+        with planning():
+            state = jax.eval_shape(create, *args)
         leaves, tree = jax.tree.flatten(state)
-        call = self._read((state, *step_args), step_kwargs or {})
+        placed = self.place_state(leaves, (state, *step_args), step_kwargs or {})
+        with planning():
+            arrays = create_sharded(create, args, [placed[id(leaf)] for leaf in leaves], self.mesh)
+        self.own(arrays)
+        return jax.tree.unflatten(tree, arrays)
+
+    def own(self, arrays: Sequence[Any]) -> None:
+        """Take arrays that nobody else has: their memory may be reused, if donation is on."""
+        if self._donate:
+            self._memory.owned.add(arrays)
+
+    def place_state(
+        self, leaves: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> dict[int, Any]:
+        """Where the plan of a call puts some of its arguments.
+
+        Args:
+            leaves: Abstract arrays among the arguments.
+            args: Positional arguments of the call.
+            kwargs: Keyword arguments.
+
+        Returns:
+            Identity of each of the leaves → its sharding.
+
+        Raises:
+            InitStateError: The step carries something else than these leaves.
+        """
+        call = self._read(args, kwargs)
         plan = self._entry(call).plan
         ids = {id(leaf) for leaf in leaves}
-        planned = [p for p, x in zip(plan.arguments, call.leaves, strict=False) if id(x) in ids]
+        found = [(p, x) for p, x in zip(plan.arguments, call.leaves, strict=False) if id(x) in ids]
+        planned = [p for p, _ in found]
         if plan.state and not all(leaf.carried for leaf in planned):
             made, carried = ([leaf.path for leaf in part] for part in (planned, plan.state))
             raise InitStateError(self._name, made, carried)
-        arrays = create_sharded(create, args, shardings(planned, self.mesh), self.mesh)
-        if self._donate:
-            self._memory.owned.add(arrays)
-        return jax.tree.unflatten(tree, arrays)
+        placed = shardings(planned, self.mesh)
+        return {id(x): sharding for (_, x), sharding in zip(found, placed, strict=True)}
 
     # Asking -----------------------------------------------------------------------------------
 
