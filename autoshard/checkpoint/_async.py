@@ -40,13 +40,11 @@ class Arena:
             return None
         return found
 
-    def prepare(self, snapshot: Snapshot) -> None:
-        """Make memory for the next snapshot like this one."""
+    def prepare(self, snapshot: Snapshot, keys: frozenset[Any]) -> None:
+        """Make memory for the next snapshot like this one, for some of its parts."""
         for key, part in _parts(snapshot):
-            if isinstance(part, jax.Array) and not _on_cpu(part):
-                continue
             array = np.asarray(part)
-            if self.buffer(key, array) is None:
+            if key in keys and self.buffer(key, array) is None:
                 fresh = np.empty(array.shape, array.dtype)
                 fresh.reshape(-1).view(np.uint8).fill(0)  # which finds its pages
                 self._buffers[key] = fresh
@@ -191,12 +189,18 @@ def start(
         arena: Where copies go, now and the next time.
         then: Called in the background with what was saved.
     """
+    # Only of these does a copy need memory of ours: an accelerator's arrays get their own.
+    copied = frozenset(
+        key
+        for key, part in _parts(request.snapshot)
+        if not isinstance(part, jax.Array) or _on_cpu(part)
+    )
     held = replace(request, snapshot=copy_to_host(request.snapshot, arena or Arena()))
 
     def work() -> Manifest:
         manifest = run_save(held)
         if arena is not None:
-            arena.prepare(held.snapshot)
+            arena.prepare(held.snapshot, copied)
         if then is not None:
             then(manifest)
         return manifest

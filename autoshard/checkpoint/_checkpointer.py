@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import jax
-
 from autoshard.checkpoint._async import Arena, PendingSave, start
 from autoshard.checkpoint._directory import (
     committed_steps,
@@ -95,7 +93,7 @@ class Checkpointer:
         steps = step - (self._last_step or 0)
         minutes = (time.monotonic() - self._last_time_s) / 60
         due = self._save_policy.due(steps, minutes)
-        if self._save_policy.every_minutes is not None and jax.process_count() > 1:
+        if self._save_policy.every_minutes is not None:
             due = bool(Group().gather(due)[0])  # clocks differ
         return due
 

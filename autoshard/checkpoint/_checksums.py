@@ -38,11 +38,6 @@ def zeros_crc32c(length: int) -> int:
     return _apply(_shift_matrix(length), 0xFFFFFFFF) ^ 0xFFFFFFFF
 
 
-def join_crc32c(first: int, second: int, second_length: int) -> int:
-    """CRC-32C of two byte strings joined, from those of each (Adler's method, as in zlib)."""
-    return _apply(_shift_matrix(second_length), first) ^ second
-
-
 def combine_masked(parts: Sequence[int], length: int) -> int:
     """CRC-32C of a tile from those of its parts, each with zeros in place of the others.
 

@@ -33,6 +33,7 @@ MANIFEST = f"{SIDECAR}/manifest.json"
 TILES = f"{SIDECAR}/tiles.crc32c"
 FILES = f"{SIDECAR}/files.json"
 COMMIT = f"{SIDECAR}/COMMIT"
+PLAN = f"{SIDECAR}/plan.json"
 _VOUCHED = (MANIFEST, TILES, FILES)
 _TEMPORARY = ".autoshard-tmp-"
 _TRASH = ".autoshard-trash-"

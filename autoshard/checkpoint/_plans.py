@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from autoshard.plan import MeshShape, Plan, Spec
 
 
-def plan_as_json(plan: Plan) -> dict[str, Any]:
-    """What of a plan a checkpoint keeps: mesh, strategy, and the specs of the state."""
+def plan_summary(plan: Plan) -> dict[str, Any]:
+    """What of a plan the manifest repeats: mesh, strategy, and the specs of the state."""
     return {
         "name": plan.name,
         "strategy": plan.strategy,
         "mesh": dict(plan.mesh_shape),
         "specs": {leaf.path: [list(axes) for axes in leaf.spec.dims] for leaf in plan.state},
     }
+
+
+def plan_file(plan: Plan) -> bytes | None:
+    """The whole plan, as `Plan.save` writes it; None for one that was made without a program."""
+    if plan.origin is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "plan.json")
+        plan.save(path)
+        return path.read_bytes()
 
 
 def saved_spec(

@@ -25,10 +25,11 @@ class Group:
     """
 
     def __init__(self, timeout_s: float = _TIMEOUT_S) -> None:
-        self.index = jax.process_index()
-        self.count = jax.process_count()
+        self._client: Any = coordination_client()
+        # Asking jax for processes starts its devices, which a lone process may not want to.
+        self.index = 0 if self._client is None else jax.process_index()
+        self.count = 1 if self._client is None else jax.process_count()
         self._timeout_ms = int(timeout_s * 1000)
-        self._client: Any = coordination_client() if self.count > 1 else None
         self._name = f"autoshard/checkpoint/{next(_numbers)}"
         self._round = 0
 

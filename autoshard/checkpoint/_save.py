@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from autoshard.checkpoint._checksums import combine_masked, content_digest, crc32c, tree_digest
-from autoshard.checkpoint._commit import new_token, open_staging, seal, staging_of
+from autoshard.checkpoint._commit import PLAN, new_token, open_staging, seal, staging_of
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._manifest import LeafEntry, Manifest
 from autoshard.checkpoint._orbax import metadata_files
-from autoshard.checkpoint._plans import plan_as_json
+from autoshard.checkpoint._plans import plan_file, plan_summary
 from autoshard.checkpoint._processes import Group
 from autoshard.checkpoint._snapshot import Pieces, Snapshot, take_snapshot
 from autoshard.checkpoint._tensors import index_shape
@@ -49,6 +49,7 @@ class Request:
         group: Who takes part.
         files: How files are changed.
         describe: Fields of the manifest that the caller knows.
+        plan: The plan that travels along, as a file.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Request:
     group: Group
     files: Files
     describe: Mapping[str, Any]
+    plan: bytes | None = None
 
 
 def save(
@@ -108,7 +110,7 @@ def make_request(
         ) from error
     describe = {
         "step": step,
-        "plan": None if plan is None else plan_as_json(plan),
+        "plan": None if plan is None else plan_summary(plan),
         "metadata": dict(metadata or {}),
         "processes": group.count,
     }
@@ -119,6 +121,7 @@ def make_request(
         group=group,
         files=Files(),
         describe=describe,
+        plan=None if plan is None else plan_file(plan),
     )
 
 
@@ -262,6 +265,8 @@ def _finish(request: Request, writer: TileWriter, records: np.ndarray[Any, Any])
         for note in notes:
             files.remove_file(note)
             writer.written.pop(note.name, None)
+    if request.plan is not None:
+        writer.add_file(PLAN, request.plan)
     leaves, tiles = _digests(snapshot, records)
     digest = tree_digest((leaf.path, leaf.digest) for leaf in leaves)
     manifest = _manifest(request, leaves, digest)
@@ -303,8 +308,9 @@ def finish_checkpoint(
         if scalar is not None:
             layout = ArrayFormat((), scalar.dtype, (), ())
             directory = f"state/{leaf.name}"
+            body, trailer, _ = layout.encode((), scalar)
             writer.add_file(f"{directory}/zarr.json", layout.metadata())
-            writer.write(directory, layout, (), scalar)
+            writer.add_file(f"{directory}/c", bytes(body) + trailer + layout.index(()))
     custom = {"autoshard": {"digest": manifest.digest, "step": manifest.step}}
     time_ns = int(manifest.created_unix_s * 1e9)
     small = metadata_files(manifest.leaves, manifest.tree, time_ns=time_ns, custom=custom)

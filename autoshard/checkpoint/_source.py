@@ -92,6 +92,10 @@ class NativeSource:
         Raises:
             CorruptCheckpointError: It is damaged.
         """
+        return self.checked_tile(leaf, place)[0]
+
+    def checked_tile(self, leaf: LeafEntry, place: Shape) -> tuple[Array, bytes]:
+        """The same, with the checksum that is behind it in its file."""
         layout = leaf.format
         name = f"{leaf.directory}/{layout.file_name(layout.file_of(place))}"
         data = bytearray(layout.stored_bytes)
@@ -105,7 +109,7 @@ class NativeSource:
             found = int.from_bytes(data[-4:], "little") if whole else crc32c(_dense(values))
             if found != wanted:
                 raise self._corrupt(leaf, place, name, "it is not the tile that was committed")
-        return values.view(leaf.element)
+        return values.view(leaf.element), bytes(data[-4:])
 
     def close(self) -> None:
         """Nothing stays open between reads."""

@@ -124,16 +124,15 @@ class Resolver:
             return self._value_into_array(entry, target)
         is_key = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
         if is_key != (entry.container is Container.KEY):
-            kinds = {True: "PRNG keys", False: f"{entry.dtype} numbers"}
-            saved = kinds[entry.container is Container.KEY]
-            return f"dtype: saved {saved}, wanted {dtype}"
+            kinds = (f"{entry.dtype} numbers", "PRNG keys") if is_key else ("PRNG keys", str(dtype))
+            return f"dtype: saved {kinds[0]}, wanted {kinds[1]}"
         if shape != _outer_shape(entry):
             return f"shape: saved {list(_outer_shape(entry))}, wanted {list(shape)}"
         if is_key:
             if key_implementation(dtype) != entry.prng_impl:
                 return f"dtype: saved {entry.prng_impl} keys, wanted {key_implementation(dtype)}"
             dtype = entry.element
-        elif dtype != entry.element:
+        elif np.dtype(dtype).newbyteorder("=") != entry.element:
             asked = self._cast_of(entry)
             if asked is None or asked != dtype:
                 return f"dtype: saved {entry.dtype}, wanted {np.dtype(dtype).name}"
@@ -141,7 +140,7 @@ class Resolver:
             if problem:
                 return problem
         if isinstance(target, np.ndarray):
-            return Wanted(entry=entry, dtype=np.dtype(dtype))
+            return Wanted(entry=entry, dtype=np.dtype(dtype).newbyteorder("="))
         return Wanted(
             entry=entry,
             dtype=np.dtype(dtype),

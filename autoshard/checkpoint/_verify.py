@@ -13,7 +13,7 @@ import numpy as np
 from autoshard.checkpoint._checksums import content_digest, crc32c, tree_digest
 from autoshard.checkpoint._commit import COMMIT, FILES, read_commit, read_files
 from autoshard.checkpoint._manifest import LeafEntry
-from autoshard.checkpoint._source import NativeSource, tile_text
+from autoshard.checkpoint._source import NativeSource
 from autoshard.checkpoint._tiles import Grid, Shape
 from autoshard.errors import CorruptCheckpointError
 
@@ -178,21 +178,34 @@ def _check_tiles(
     expected: tuple[int, int],
     progress: Progress,
 ) -> list[_Finding]:
-    findings = _check_file(source.path, name, expected, progress)
-    if not findings:
-        return []  # a file's checksum was made of those of its tiles
-    damaged: list[_Finding] = []
-    for place in leaf.format.tiles_of(file):
+    """Every tile against its own checksum and the committed one, then what is behind them."""
+    layout, path = leaf.format, source.path / name
+    findings: list[_Finding] = []
+    trailers: list[bytes] = []
+    for place in layout.tiles_of(file):
         try:
-            source.tile(leaf, place)
+            trailers.append(source.checked_tile(leaf, place)[1])
         except CorruptCheckpointError as error:
-            damaged += [_Finding(name, text) for text in error.findings]
-    if damaged:
-        return damaged
-    # All tiles are whole: it is the index, which only other readers of the format use, or length.
-    first = next(leaf.format.tiles_of(file))
-    text = tile_text(leaf, first, name, "").rsplit(", tile", 1)[0]
-    return [_Finding(name, f"{text}, index of its tiles, {findings[0].text}")]
+            findings += [_Finding(name, text) for text in error.findings]
+        progress(layout.stored_bytes)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as opened:
+            opened.seek(layout.offset(layout.present_tiles(file)))
+            index = opened.read()
+    except OSError:
+        return findings  # each of its tiles has been told
+    progress(len(index))
+    if size != expected[0]:
+        problem = _difference(size, expected[0])
+    elif index != layout.index(file):
+        problem = "the index of its tiles differs"
+    elif not findings and layout.file_crc(trailers, index) != expected[1]:
+        problem = "its checksums are not those that were committed"
+    else:
+        return findings
+    tiles = f"{layout.present_tiles(file)} tiles from {list(next(layout.tiles_of(file)))}"
+    return [*findings, _Finding(name, f"leaf {leaf.path}, {tiles}, file {name}: {problem}")]
 
 
 def _check_digests(source: NativeSource) -> Iterator[_Finding]:

@@ -24,7 +24,6 @@ class _OpenFile:
         self.descriptor = descriptor
         self.path = path
         self.missing = tiles
-        self.bodies = [0] * tiles
         self.trailers: list[bytes | None] = [None] * tiles
         self.values = [0] * tiles
 
@@ -45,7 +44,9 @@ class TileWriter:
     def __init__(self, root: Path, files: Files, finished: Finished | None = None) -> None:
         self.root = root
         self._finished = finished
-        self.written: dict[str, tuple[int, int]] = {}  # path below root -> bytes, CRC-32C
+        self.written: dict[
+            str, tuple[int, int]
+        ] = {}  # path below root -> bytes, CRC-32C (see `file_crc`)
         self._files = files
         self._open: dict[tuple[str, Shape], _OpenFile] = {}
         self._lock = threading.Lock()
@@ -81,11 +82,10 @@ class TileWriter:
         self._files.write_at(
             found.descriptor, memoryview(trailer), offset + layout.tile_bytes, found.path
         )
-        body_crc = int.from_bytes(trailer, "little")
         with self._lock:
             if found.trailers[slot] is not None:
                 raise ValueError(f"tile {place} of {directory} is written twice")
-            found.bodies[slot], found.trailers[slot], found.values[slot] = body_crc, trailer, crc
+            found.trailers[slot], found.values[slot] = trailer, crc
             found.missing -= 1
             whole = found.missing == 0
             if whole:
@@ -120,12 +120,12 @@ class TileWriter:
     def _finish(self, directory: str, layout: ArrayFormat, file: Shape, found: _OpenFile) -> None:
         try:
             index = layout.index(file)
-            offset = layout.offset(len(found.bodies))
+            offset = layout.offset(len(found.values))
             self._files.write_at(found.descriptor, memoryview(index), offset, found.path)
             self._files.sync(found.descriptor, found.path)
         finally:
             os.close(found.descriptor)
-        crc = layout.file_crc(found.trailers, found.bodies, index)
+        crc = layout.file_crc(found.trailers, index)
         with self._lock:
             name = f"{directory}/{layout.file_name(file)}"
             self.written[name] = (layout.file_bytes(file), crc)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from autoshard.checkpoint._checksums import as_bytes, crc32c, join_crc32c
+from autoshard.checkpoint._checksums import as_bytes, crc32c
 from autoshard.checkpoint._tiles import Grid, Shape, ravel
 
 _ABSENT = 2**64 - 1
@@ -92,6 +92,10 @@ class ArrayFormat:
             for f, n, count in zip(file, self.tiles_per_block, self.tiles.counts, strict=True)
         )
 
+    def present_tiles(self, file: Shape) -> int:
+        """How many tiles a file really has."""
+        return math.prod(self.present(file))
+
     def slot(self, tile: Shape) -> int:
         """The number of a tile within its file."""
         file = self.file_of(tile)
@@ -111,7 +115,7 @@ class ArrayFormat:
 
     def file_bytes(self, file: Shape) -> int:
         """Bytes of a whole file."""
-        return self.offset(math.prod(self.present(file))) + len(self.index(file))
+        return self.offset(self.present_tiles(file)) + len(self.index(file))
 
     def index(self, file: Shape) -> bytes:
         """The index at the end of a file. It follows from the format alone."""
@@ -193,16 +197,14 @@ class ArrayFormat:
         """Bytes of a tile with its checksum."""
         return self.tile_bytes + _CRC_BYTES
 
-    def file_crc(self, trailers: list[bytes | None], bodies: list[int], index: bytes) -> int:
-        """CRC-32C of a whole file from those of its tiles.
+    def file_crc(self, trailers: Sequence[bytes | None], index: bytes) -> int:
+        """CRC-32C of the checksums in a file of tiles, and of its index.
+
+        Not of the whole file: the CRC of a text followed by its own CRC is a constant, so that of
+        a file of such pieces would be the same for any tiles in any order.
 
         Args:
             trailers: Checksum bytes behind each tile, by slot.
-            bodies: Checksums of the tiles' bytes, by slot.
             index: The index.
         """
-        crc = 0
-        for body, trailer in zip(bodies, trailers, strict=True):
-            tile = crc32c(trailer or b"", body)
-            crc = join_crc32c(crc, tile, self.stored_bytes)
-        return crc32c(index, crc)
+        return crc32c(b"".join(trailer or b"" for trailer in trailers) + index)
