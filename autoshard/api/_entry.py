@@ -142,7 +142,7 @@ def build_entry(
         strategy,
         given=given,
         pins=pins or {},
-        fixed=_fitting(program, fixed),
+        fixed=fitting_specs(program, fixed),
         hardware=str(mesh.devices.flat[0].device_kind),
     )
     plan = replace(plan, notes=(*plan.notes, *notes))
@@ -152,7 +152,7 @@ def build_entry(
         array if nested or isinstance(array, Tracer) else jax.device_put(array, sharding)
         for array, sharding in zip(program.captured, placed[n:], strict=True)
     ]
-    ahead = _forwarded(program) if call.forwards else {}
+    ahead = forwarded_results(program) if call.forwards else {}
     kept = [i for i in range(len(plan.results)) if i not in ahead]
     same = {*ahead.values()}
     donated = [donate and leaf.carried and i not in same for i, leaf in enumerate(plan.arguments)]
@@ -181,7 +181,7 @@ def build_entry(
     )
 
 
-def _forwarded(program: Program) -> dict[int, int]:
+def forwarded_results(program: Program) -> dict[int, int]:
     """Result position → argument position, where a result is an argument as it came in."""
     arguments = {
         program.ops[leaf.op].results[0]: i
@@ -205,7 +205,7 @@ def fixed_specs(plans: Sequence[Plan]) -> dict[str, Spec]:
     return found
 
 
-def _fitting(program: Program, fixed: Mapping[str, Spec]) -> dict[str, Spec]:
+def fitting_specs(program: Program, fixed: Mapping[str, Spec]) -> dict[str, Spec]:
     """The fixed specs that speak of this program's arguments.
 
     An argument is the same as an earlier one when it has its shape and its path, or when one path

@@ -12,6 +12,7 @@ import jax
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh
 
+from autoshard.api._ahead import compile_for, plan_for
 from autoshard.api._calls import Call, Calls
 from autoshard.api._compiled import PlannedLowering
 from autoshard.api._entry import Entry, build_entry, fixed_specs
@@ -23,6 +24,7 @@ from autoshard.api._recent import Recent
 from autoshard.api.adapters.nnx._kinds import holds_graph, is_graph_object, makes_graph
 from autoshard.errors import InitStateError, NotPlannedError, OptionError, UnhashableTreeError
 from autoshard.lowering import device_mesh, shardings
+from autoshard.lowering.ahead import Limits, Target, check_compiler, parse_target
 from autoshard.plan import Plan, parse_mesh
 
 
@@ -263,7 +265,7 @@ class Parallelized:
             raise NotPlannedError(self._name, "last_plan")
         return self._memory.latest.plan
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+    def plan(self, *args: Any, topology: str | None = None, **kwargs: Any) -> Plan:
         """Plan a call without running it.
 
         Args:
@@ -272,15 +274,23 @@ class Parallelized:
 
         Returns:
             The plan.
+
+        Raises:
+            TopologyError: There is no such topology.
         """
-        return self._entry(self._read(args, kwargs)).plan
+        call = self._read(args, kwargs)
+        if topology is not None:
+            return self._plan_for(call, parse_target(topology))[1]
+        return self._entry(call).plan
 
     def lower(self, *args: Any, **kwargs: Any) -> PlannedLowering:
         """Lower a call, as ``jax.jit(...).lower`` does.
 
         Args:
             *args: Arrays or `jax.ShapeDtypeStruct`.
-            **kwargs: Likewise.
+            topology: Devices to plan for that need not be there, such as ``v5e:2x4`` or
+                ``h100:4x8``; the visible ones by default.
+            **kwargs: As the positional arguments.
 
         Returns:
             What can be compiled, with the plan.
@@ -289,9 +299,57 @@ class Parallelized:
         entry = self._entry(call)
         return PlannedLowering(entry, call, self._memory.reader.read_arrays, self._memory.owned)
 
-    def compile(self, *args: Any, **kwargs: Any) -> Any:
-        """Compile a call ahead of time: ``lower(...).compile()``."""
-        return self.lower(*args, **kwargs).compile()
+    def compile(
+        self,
+        *args: Any,
+        topology: str | None = None,
+        limits: Limits | None = None,
+        text: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Compile a call ahead of time, for the visible devices or for others.
+
+        Args:
+            *args: Arrays or `jax.ShapeDtypeStruct`.
+            topology: Devices that need not be there, such as ``v5e:2x4``. Their compiler runs in a
+                process of its own.
+            limits: Time and memory that this process may use.
+            text: Keep the optimized HLO of a topology.
+            **kwargs: As the positional arguments.
+
+        Returns:
+            ``lower(...).compile()``, to be called; for a topology a `Compilation`, which tells the
+            memory that a device needs.
+
+        Raises:
+            TopologyError: There is no such topology.
+            CompilerMissingError: Its compiler is not installed.
+            CompilerError: The compiler refused the program, crashed, or reached a limit.
+        """
+        if topology is None:
+            return self.lower(*args, **kwargs).compile()
+        target, call = parse_target(topology), self._read(args, kwargs)
+        check_compiler(target)
+        program, plan = self._plan_for(call, target)
+        return compile_for(
+            program, plan, call, target, donate=self._donate, limits=limits, text=text
+        )
+
+    def _plan_for(self, call: Call, target: Target) -> tuple[Any, Plan]:
+        mesh = self._mesh_option
+        if mesh is None and self._like is not None:
+            mesh = self._like._mesh_option
+        return plan_for(
+            self._memory.reader.bind(self._function, call),
+            call,
+            target,
+            mesh=mesh,
+            strategy=self.strategy,
+            given=self._given,
+            pins=self._pins,
+            fixed=fixed_specs(self._earlier()),
+            notes=self._memory.notes,
+        )
 
     def explain(self, path: str | None = None) -> str:
         """Explain the last plan: one argument or result by its path, or all arguments.
@@ -334,10 +392,14 @@ class Parallelized:
             memory.latest = entry
             return entry
 
-    def _build(self, call: Call, nested: bool) -> Entry:
+    def _earlier(self) -> list[Plan]:
+        """Plans whose state this function shares."""
         earlier = [e.plan for e in self._memory.entries.values()]
         if self._like is not None:
             earlier += [e.plan for e in self._like._memory.entries.values()]
+        return earlier
+
+    def _build(self, call: Call, nested: bool) -> Entry:
         return build_entry(
             self._memory.reader.bind(self._function, call),
             call,
@@ -345,7 +407,7 @@ class Parallelized:
             strategy=self.strategy,
             donate=self._donate and not nested,
             nested=nested,
-            fixed=fixed_specs(earlier),
+            fixed=fixed_specs(self._earlier()),
             given=self._given,
             pins=self._pins,
             notes=self._memory.notes,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from typing import Literal as OneOf
 
-from autoshard.errors import PathError, PlanWriteError
+from autoshard.errors import NotPlannedError, PathError, PlanWriteError
 from autoshard.plan._mesh import MeshShape
 from autoshard.plan._spec import Spec
 from autoshard.tracing import Program, Structure
@@ -147,6 +149,29 @@ class Plan:
         from autoshard.plan._file import load_plan
 
         return load_plan(path)
+
+    def compile(self, topology: str | None = None, **options: Any) -> Any:
+        """Compile the planned program ahead of time, in a process of its own.
+
+        Args:
+            topology: Devices that need not be there, such as ``v5e:2x4``; by default the CPU plays
+                those of the mesh.
+            **options: As for `autoshard.lowering.ahead.compile_ahead`: ``limits``, ``text``.
+
+        Returns:
+            A `Compilation`, which tells the memory that a device needs.
+
+        Raises:
+            NotPlannedError: The plan is from a file and has not met its program.
+            AutoshardError: There is no such topology or compiler, or the compiler failed.
+        """
+        if not isinstance(self.origin, Program):
+            raise NotPlannedError(self.name, "compile")
+        # Not an import: a plan does not depend on how it is lowered.
+        ahead = importlib.import_module("autoshard.lowering.ahead")
+        return ahead.compile_ahead(
+            self.origin, self, topology or f"cpu:{self.mesh.size}", **options
+        )
 
     @property
     def mesh_shape(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,9 +13,14 @@ from jax.sharding import AbstractMesh, AxisType
 from autoshard.errors import ExportError
 from autoshard.lowering._jit import lower_plan
 from autoshard.plan import MeshShape, Plan, Spec
-from autoshard.tracing import Program
+from autoshard.tracing import Block, Program
 
 _PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+
+
+_CALLBACKS = frozenset({"io_callback", "pure_callback"})
+_DEBUGGING = frozenset({"debug_callback", "debug_print"})
+"""Calls of Python that are not needed for what a program computes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +65,7 @@ def export_plan(
         What a compiler in another process needs.
 
     Raises:
-        ExportError: The program calls back into Python.
+        ExportError: The program calls back into Python. Debug prints are left out.
     """
     mesh = AbstractMesh(
         plan.mesh.sizes, plan.mesh.names, axis_types=(AxisType.Auto,) * len(plan.mesh.names)
@@ -68,14 +73,20 @@ def export_plan(
     state = tuple(i for i, leaf in enumerate(plan.arguments) if leaf.carried)
     donated = (state if donate else ()) if isinstance(donate, bool) else tuple(donate)
     kept = range(len(plan.results)) if results is None else tuple(results)
+    program = without_debugging(program)
     function = lower_plan(program, plan, mesh, donate=donated, results=kept)
     avals = [program.argument_value(leaf).aval for leaf in program.arguments]
     structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
     try:
         made: Any = export.export(function, platforms=[_PLATFORMS[platform]])(*structs)
         data = bytes(made.serialize())
-    except NotImplementedError as error:  # callbacks have no serialized form
-        raise ExportError(program.name, str(error).splitlines()[0].rstrip(".")) from error
+    except (NotImplementedError, ValueError) as error:
+        calls = [op for op in program.ops if op.primitive in _CALLBACKS]
+        if not calls:
+            raise
+        where = calls[0].source or "an unknown place"
+        problem = f"{calls[0].primitive} at {where} calls back into this one"
+        raise ExportError(program.name, problem) from error
     return Exported(
         name=program.name,
         data=data,
@@ -84,3 +95,23 @@ def export_plan(
         results=tuple(plan.results[i].spec for i in kept),
         donated=donated,
     )
+
+
+def without_debugging(program: Program) -> Program:
+    """The program without its debug prints: there is nobody to print in another process.
+
+    Args:
+        program: The program.
+
+    Returns:
+        It, with the same ids of ops.
+    """
+    silent = {op.id for op in program.ops if op.primitive in _DEBUGGING and not op.results}
+    if not silent:
+        return program
+
+    def block(body: Block) -> Block:
+        return replace(body, ops=tuple(op for op in body.ops if op not in silent))
+
+    ops = tuple(replace(op, blocks=tuple(map(block, op.blocks))) for op in program.ops)
+    return replace(program, ops=ops, body=block(program.body))
