@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autoshard.api._logical import logical_pins as logical_pins
     from autoshard.api._parallelize import parallelize as parallelize
     from autoshard.api._parallelized import Parallelized as Parallelized
+    from autoshard.api._wrap import wrap as wrap
     from autoshard.errors import AutoshardError as AutoshardError
     from autoshard.plan import Plan as Plan
     from autoshard.plan import load_plan as load_plan
@@ -34,6 +35,7 @@ _EXPORTS = {
     "parallelize": "autoshard.api._parallelize",
     "register_rule": "autoshard.rules",
     "shard_batch": "autoshard.api._data",
+    "wrap": "autoshard.api._wrap",
 }
 
 __all__ = list(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from autoshard.api._calls import Calls
 from autoshard.api._parallelized import Parallelized
+from autoshard.api.adapters._options import Options
+from autoshard.api.adapters._registry import find_adapter
 from autoshard.errors import OptionError, PinFormError, PlanOptionError
 from autoshard.plan import Plan, load_plan
 
 DEFAULT_STRATEGY = "zero3"
 
 
+Model = TypeVar("Model", bound=type)
+
+
+@overload
+def parallelize(function: Model, /) -> Model: ...
 @overload
 def parallelize(function: Callable[..., Any], /) -> Parallelized: ...
 @overload
@@ -27,6 +34,7 @@ def parallelize(
     like: Parallelized | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     pins: Mapping[str, Any] | None = None,
+    example: tuple[Any, ...] | None = None,
 ) -> Callable[[Callable[..., Any]], Parallelized]: ...
 @overload
 def parallelize(
@@ -41,6 +49,7 @@ def parallelize(
     like: Parallelized | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     pins: Mapping[str, Any] | None = None,
+    example: tuple[Any, ...] | None = None,
 ) -> Parallelized: ...
 def parallelize(
     function: Callable[..., Any] | None = None,
@@ -54,12 +63,14 @@ def parallelize(
     like: Parallelized | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     pins: Mapping[str, Any] | None = None,
+    example: tuple[Any, ...] | None = None,
 ) -> Any:
     """Make a single-device function run on a mesh.
 
     Args:
-        function: A pure function of trees of arrays, such as a training step
-            ``(state, batch) -> (state, metrics)``. Left out, a decorator is returned.
+        function: A function of trees of arrays, such as a training step
+            ``(state, batch) -> (state, metrics)``. NNX objects among its arguments are updated in
+            place. Or a model, or the class of one. Left out, a decorator is returned.
         mesh: ``"data=2,model=4"`` (one size may be ``-1``), a mapping, or a `jax.sharding.Mesh`
             (Explicit axes are rebuilt as Auto); all visible devices as ``data`` by default.
         strategy: Terms joined by ``+``, each optionally with its axes: ``"zero3+tensor"``,
@@ -76,9 +87,13 @@ def parallelize(
         pins: `jax.sharding.PartitionSpec` of arguments and results, by path, end of a path or
             regular expression. They hold whatever the strategy says; optimizer state follows
             its parameter.
+        example: For a model class: arguments of a call, by which the arrays of an instance are
+            placed when it is made. Without it they are placed by their sizes.
 
     Returns:
-        A `Parallelized`, to be called as the function was.
+        A `Parallelized`, to be called as the function was. Of a Linen module, an NNX module or a
+        Hugging Face `FlaxPreTrainedModel`: an instance of a subclass of the same name; of a class
+        of these, that subclass. Their ``parallelized`` is the `Parallelized` behind them.
 
     Raises:
         OptionError: An option has a value that it does not know.
@@ -107,21 +122,23 @@ def parallelize(
         _check_plan(plan, strategy, like)
     _check_pins(pins, plan)
 
-    def wrap(function: Callable[..., Any]) -> Parallelized:
-        if not callable(function):
+    def wrap(function: Any) -> Any:
+        adapt = find_adapter(function)
+        if adapt is None and not callable(function):
             raise OptionError("function", function, "a callable")
         source = plan if plan is not None else like
         chosen = strategy or (source.strategy if source is not None else DEFAULT_STRATEGY)
-        return Parallelized(
-            function,
-            mesh=mesh,
-            strategy=chosen,
-            donate=donate,
-            calls=Calls(function, static_argnums, static_argnames),
-            like=like,
-            plan=plan,
-            pins=pins,
-        )
+        others = {"mesh": mesh, "like": like, "plan": plan, "pins": pins}
+        if adapt is not None:
+            if static_argnums not in ((), []) or static_argnames not in ((), []):
+                raise OptionError(
+                    "static_argnames",
+                    static_argnames,
+                    "() for a model, whose arguments are static where they are no arrays",
+                )
+            return adapt(function, Options(strategy=chosen, example=example, others=others))
+        calls = Calls(function, static_argnums, static_argnames)
+        return Parallelized(function, strategy=chosen, donate=donate, calls=calls, **others)
 
     return wrap if function is None else wrap(function)
 

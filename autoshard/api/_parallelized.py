@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -87,7 +88,7 @@ class Parallelized:
         mesh: Any,
         strategy: str,
         donate: bool | str,
-        calls: Calls,
+        calls: Reader,
         like: Parallelized | None,
         plan: Plan | None = None,
         pins: Mapping[str, Any] | None = None,
@@ -98,7 +99,6 @@ class Parallelized:
         self._mesh_option = mesh
         self.strategy = strategy
         self._donate = bool(donate)
-        self._calls = calls
         self._like = like
         self._given = plan
         self._pins = dict(pins or {})
@@ -189,6 +189,63 @@ class Parallelized:
         self.own(arrays)
         return jax.tree.unflatten(tree, arrays)
 
+    def read_with(self, reader: Reader) -> None:
+        """Read calls in another way than a function's."""
+        self._memory.reader = reader
+
+    def placed_like_last(self, leaves: Sequence[Any]) -> list[Any]:
+        """The first arguments of the call before, where that wanted them.
+
+        Args:
+            leaves: The first argument leaves of the call before.
+        """
+        entry = self._memory.latest
+        if entry is None:
+            raise NotPlannedError(self._name, "placed_like_last")
+        wanted = entry.shardings[: len(leaves)]
+        return self._memory.owned.place(leaves, wanted, [False] * len(leaves))
+
+    def restore(
+        self,
+        path: str | os.PathLike[str],
+        create: Callable[..., Any] | Any,
+        *args: Any,
+        step_args: Sequence[Any] = (),
+        step_kwargs: Mapping[str, Any] | None = None,
+        partial: bool = False,
+        cast: Mapping[str, str] | None = None,
+        budget_bytes: int | None = None,
+    ) -> Any:
+        """Load the state of a checkpoint into the shardings that this function wants now.
+
+        It may have been saved on any mesh, by any number of processes. As after `init`, the state
+        belongs to this function: its memory is reused.
+
+        Args:
+            path: A checkpoint of `autoshard.checkpoint`, or a directory of steps, of which the
+                newest is taken.
+            create: As for `init`; it is not run. Or a state, of abstract arrays too.
+            *args: Its arguments.
+            step_args: As for `init`.
+            step_kwargs: Likewise.
+            partial: As for `autoshard.checkpoint.load`.
+            cast: Likewise.
+            budget_bytes: Likewise.
+
+        Returns:
+            The state, sharded as planned.
+
+        Raises:
+            CheckpointError: There is no such checkpoint, it is damaged, or does not fit the state.
+            AutoshardError: As `init`.
+        """
+        from autoshard.api._restore import restore_objects, restore_state
+
+        options = {"partial": partial, "cast": cast, "budget_bytes": budget_bytes}
+        graph = callable(create) and (_may_hold_graph(args, {}, True) or makes_graph(create, args))
+        restore = restore_objects if graph else restore_state
+        return restore(self, path, create, args, step_args, step_kwargs or {}, options)
+
     def own(self, arrays: Sequence[Any]) -> None:
         """Take arrays that nobody else has: their memory may be reused, if donation is on."""
         if self._donate:
@@ -270,7 +327,9 @@ class Parallelized:
 
         Args:
             *args: Arrays or `jax.ShapeDtypeStruct`.
-            **kwargs: Likewise.
+            topology: Devices to plan for that need not be there, such as ``v5e:2x4`` or
+                ``h100:4x8``; the visible ones by default.
+            **kwargs: As the positional arguments.
 
         Returns:
             The plan.
@@ -288,9 +347,7 @@ class Parallelized:
 
         Args:
             *args: Arrays or `jax.ShapeDtypeStruct`.
-            topology: Devices to plan for that need not be there, such as ``v5e:2x4`` or
-                ``h100:4x8``; the visible ones by default.
-            **kwargs: As the positional arguments.
+            **kwargs: Likewise.
 
         Returns:
             What can be compiled, with the plan.
@@ -372,10 +429,11 @@ class Parallelized:
         reader = self._memory.reader
         if self._bound:
             args = (*self._bound, *args)
-        if reader is self._calls and _may_hold_graph(args, kwargs, self._memory.recent is None):
+        # Only functions' readers change their mind; those of models know what comes.
+        if type(reader) is Calls and _may_hold_graph(args, kwargs, self._memory.recent is None):
             from autoshard.api.adapters.nnx._reader import GraphReader  # imports flax
 
-            self._memory.reader = reader = GraphReader(self._function, self._calls)
+            self._memory.reader = reader = GraphReader(self._function, reader)
         return reader.read(args, kwargs)
 
     def _entry(self, call: Call, nested: bool = False) -> Entry:

@@ -1,0 +1,37 @@
+"""Models, for those who do not want a decorator."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from autoshard.api._parallelize import parallelize
+from autoshard.api.adapters._registry import KINDS, find_adapter
+from autoshard.errors import OptionError
+
+Model = TypeVar("Model")
+
+
+def wrap(model: Model, **options: Any) -> Model:
+    """Make a model run on a mesh: what the decorator does to its class, for one object.
+
+    Args:
+        model: A Linen or NNX module, a Hugging Face `FlaxPreTrainedModel`, or the class of one.
+        **options: As `autoshard.parallelize` takes them.
+
+    Returns:
+        The same model as an instance of a subclass of the same name; arrays are shared with it.
+
+    Raises:
+        OptionError: It is no model, or an option has a value that it does not know.
+
+    Example:
+        >>> import flax.linen as nn, jax, jax.numpy as jnp, autoshard
+        >>> model = autoshard.wrap(nn.Dense(8), strategy="dp")
+        >>> variables = model.init(jax.random.key(0), jnp.ones((16, 4)))
+        >>> model.apply(variables, jnp.ones((16, 4))).shape
+        (16, 8)
+    """
+    if find_adapter(model) is None:
+        known = ", ".join(f"a {kind.module}.{kind.base}" for kind in KINDS)
+        raise OptionError("model", model, f"{known}; for a function, autoshard.parallelize")
+    return parallelize(model, **options)  # type: ignore[arg-type]
