@@ -24,7 +24,7 @@ from autoshard.checkpoint._load import load, metadata
 from autoshard.checkpoint._manifest import Manifest
 from autoshard.checkpoint._policies import KeepPolicy, SavePolicy
 from autoshard.checkpoint._processes import Group
-from autoshard.checkpoint._save import make_request, run_save
+from autoshard.checkpoint._save import agreed, make_request, run_save
 from autoshard.checkpoint._verify import verify
 from autoshard.errors import (
     CheckpointError,
@@ -143,11 +143,12 @@ class Checkpointer:
         known = {"data": data, "metrics": metrics, "note": note}
         described = {name: dict(value) for name, value in known.items() if value is not None}
         request = make_request(path, tree, step=step, plan=plan, metadata=described)
-        leads = request.group.leads
+        group = request.group
 
         def then(manifest: Manifest) -> None:
-            if leads:
-                self._settle(step, manifest)
+            with agreed(group, path):  # after `wait`, every process finds the same
+                if group.leads:
+                    self._settle(step, manifest)
 
         if self._background:
             self._pending = start(request, self._arena, then)

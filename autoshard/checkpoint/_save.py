@@ -132,15 +132,15 @@ def run_save(request: Request) -> Manifest:
     staging = staging_of(path, token)
     writer = TileWriter(staging, request.files)
     try:
-        with _agreed(group, path):
+        with agreed(group, path):
             if group.leads:
                 open_staging(path, token, request.files)
-        with _agreed(group, path):
+        with agreed(group, path):
             records = write_leaves(request.snapshot, writer, leads=group.leads)
             if group.count > 1:
                 _leave_note(writer, group.index, records)
         manifest = None
-        with _agreed(group, path):
+        with agreed(group, path):
             if group.leads:
                 manifest = _finish(request, writer, records)
         digest = group.gather(manifest.digest if manifest else None)[0]
@@ -153,7 +153,7 @@ def run_save(request: Request) -> Manifest:
 
 
 @contextlib.contextmanager
-def _agreed(group: Group, path: Path) -> Iterator[None]:
+def agreed(group: Group, path: Path) -> Iterator[None]:
     """Run a part of a save that must succeed in every process, or fail in every process."""
     error: BaseException | None = None
     try:
