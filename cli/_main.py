@@ -12,6 +12,7 @@ import tyro
 
 import autoshard
 from autoshard.cli._calibrate import Calibrate
+from autoshard.cli._ckpt import Ckpt
 from autoshard.cli._doctor import Doctor
 from autoshard.cli._estimate import Estimate
 from autoshard.cli._plan import Plan
@@ -24,6 +25,7 @@ _COMMANDS: dict[str, Any] = {
     "doctor": Doctor,
     "estimate": Estimate,
     "calibrate": Calibrate,
+    "ckpt": Ckpt,
 }
 
 _DESCRIPTION = """Automatic parallelization for JAX: one decorator, any mesh.

@@ -6,12 +6,12 @@ element is lost unsaid.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from autoshard.checkpoint._tensors import Index, TensorInfo, TensorSource
+from autoshard.checkpoint._tensors import Index, Role, TensorInfo, TensorSource
 from autoshard.checkpoint.layouts._lazy import LazyArray, Stored
 from autoshard.checkpoint.layouts._names import PatternError
 from autoshard.checkpoint.layouts._op import Loss, OpError
@@ -55,8 +55,11 @@ class View:
     losses: tuple[LossyRead, ...]
 
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """All results."""
-        return {name: array.info for name, array in self.arrays.items()}
+        """All results. What a format said of the tensors they are made of is not true of them."""
+        return {
+            name: replace(array.info, attributes={}, role=Role.PARAMETER)
+            for name, array in self.arrays.items()
+        }
 
     def values(self) -> Mapping[str, Any]:
         """None: layouts speak of tensors."""
@@ -125,6 +128,15 @@ def apply(layout: Layout, source: TensorSource) -> View:
         dropped=dropped,
         losses=tuple(losses.values()),
     )
+
+
+def fits(layout: Layout, infos: Mapping[str, TensorInfo]) -> bool:
+    """Whether each tensor has one rule, and each rule has tensors. Shapes are not looked at."""
+    try:
+        _claims(layout, infos)
+    except LayoutError:
+        return False
+    return True
 
 
 def _hint(layout: Layout) -> str:

@@ -2,17 +2,17 @@ r"""Names with holes, readable in both directions.
 
 A *pattern* such as ``h.{l:d}.attn.c_attn.weight`` matches tensor names, and writes them. Its holes:
 ``{key}`` is one part of a name (no ``.`` or ``/``), ``{key:d}`` a number, ``{key:02d}`` a number of
-at least two digits, ``{key:*}`` anything. A regular expression does as well; it can also write
-names as long as everything outside of its named groups is literal, as in
-``h\.(?P<l>\d+)\.attn\.c_attn\.weight``.
+at least two digits, ``{key:a|b}`` one of some words, ``{key:*}`` anything. A regular expression
+does as well; it can also write names as long as everything outside of its named groups is literal,
+as in ``h\.(?P<l>\d+)\.attn\.c_attn\.weight``.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_HOLE = re.compile(r"\{(\w+)(?::(\*|\d*d))?\}")
+_HOLE = re.compile(r"\{(\w+)(?::(\*|\d*d|\w+(?:\|\w+)+))?\}")
 _GROUP = re.compile(r"\(\?P<(\w+)>((?:[^()\\\[]|\\.|\[[^\]]*\])*)\)")
 
 Keys = Mapping[str, Any]
@@ -62,11 +62,10 @@ class Pattern:
     regex: re.Pattern[str]
     writable: bool = True
 
-    @property
-    def numbers(self) -> frozenset[str]:
-        """Names of the holes that hold numbers."""
+    def holes(self) -> dict[str, Hole]:
+        """What fits its holes, for other patterns with the same keys."""
         holes = (part for part in self.parts if isinstance(part, Hole))
-        return frozenset(hole.key for hole in holes if hole.width is not None)
+        return {h.key: h if h.width is None else Hole(h.key, h.pattern, 1) for h in holes}
 
     @property
     def keys(self) -> frozenset[str]:
@@ -100,12 +99,12 @@ class Pattern:
         )
 
 
-def pattern(text: str, numbers: Collection[str] = ()) -> Pattern:
+def pattern(text: str, known: Mapping[str, Hole] | None = None) -> Pattern:
     """Parses a pattern with holes.
 
     Args:
         text: The pattern.
-        numbers: Keys that hold numbers even where their holes do not say so.
+        known: What fits the holes that do not say it.
 
     >>> pattern("h.{l:d}.weight").match("h.11.weight")
     {'l': 11}
@@ -113,7 +112,8 @@ def pattern(text: str, numbers: Collection[str] = ()) -> Pattern:
     parts: list[str | Hole] = []
     at = 0
     for hole in _HOLE.finditer(text):
-        parts += [text[at : hole.start()], _hole(hole[1], hole[2] or "d" * (hole[1] in numbers))]
+        told = None if hole[2] else (known or {}).get(hole[1])
+        parts += [text[at : hole.start()], told or _hole(hole[1], hole[2] or "")]
         at = hole.end()
     parts.append(text[at:])
     for part in parts:
@@ -150,6 +150,8 @@ def expression(text: str) -> Pattern:
 def _hole(key: str, kind: str) -> Hole:
     if kind == "*":
         return Hole(key, r".+")
+    if "|" in kind:
+        return Hole(key, kind)
     if kind.endswith("d"):
         return Hole(key, r"\d+", int(kind[:-1] or 1))
     return Hole(key)

@@ -8,7 +8,7 @@ from typing import Any
 
 from autoshard.checkpoint.layouts import _yaml
 from autoshard.checkpoint.layouts._bindings import Known, resolve
-from autoshard.checkpoint.layouts._names import Pattern, PatternError, expression, pattern
+from autoshard.checkpoint.layouts._names import Hole, Pattern, PatternError, expression, pattern
 from autoshard.checkpoint.layouts._ops_syntax import Context, stages_of
 from autoshard.checkpoint.layouts._parameters import Parameters
 from autoshard.checkpoint.layouts._rules import Layout, Rule
@@ -147,8 +147,10 @@ class _Builder:
             return self._drop(p, node, file, reason, optional)
         sources = self._sources(p, file)
         written = p.require("to", "params/wte/embedding")
-        numbers = self._numbers(node).union(*(source.numbers for source in sources))
-        targets, stages = self._targets(p, _list(written), numbers)
+        known = {key: Hole(key, r"\d+", 1) for key in self._numbers(node)}
+        for source in sources:
+            known |= source.holes()
+        targets, stages = self._targets(p, _list(written), known)
         return Rule(
             sources=sources,
             targets=targets,
@@ -195,9 +197,11 @@ class _Builder:
                     indices |= {str(key) for key in found if key is not None}
         return frozenset(indices).union(self.spec.axes)
 
-    def _pattern(self, p: Parameters, text: Any, numbers: frozenset[str] = frozenset()) -> Pattern:
+    def _pattern(
+        self, p: Parameters, text: Any, known: Mapping[str, Hole] | None = None
+    ) -> Pattern:
         try:
-            return pattern(self._filled(p, text), numbers)
+            return pattern(self._filled(p, text), known)
         except PatternError as error:
             raise p.error(f"has a pattern that is none: {error}", "'h.{l:d}.weight'") from error
 
@@ -234,7 +238,7 @@ class _Builder:
         )
 
     def _targets(
-        self, p: Parameters, written: list[Any], numbers: frozenset[str]
+        self, p: Parameters, written: list[Any], known: Mapping[str, Hole]
     ) -> tuple[tuple[Pattern, ...], list[Stage]]:
         """Patterns of the tree's leaves, and the stacking of those that are scanned."""
         stages: dict[str, Stage] = {}
@@ -251,7 +255,7 @@ class _Builder:
                     index = str(how.get("index", "l"))
                     make = lambda count, dim=dim: Stack(dim=dim, count=count)
                     stages[word] = Collect(key=index, op=make)
-            patterns.append(self._pattern(p, text, numbers))
+            patterns.append(self._pattern(p, text, known))
         return tuple(patterns), list(stages.values())
 
     def _stages(self, p: Parameters, node: _yaml.Node) -> list[Stage]:
