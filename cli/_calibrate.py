@@ -15,6 +15,8 @@ class Calibrate:
     Times matrix products, copies and each collective on each mesh axis. The profile is used from
     then on for the same kind of device and the same software.
 
+    Example: autoshard calibrate --emulate 8 --mesh 4,2
+
     Attributes:
         mesh: Axis sizes whose collectives are timed, for example 4,2.
         emulate: Let the CPU play this many devices.

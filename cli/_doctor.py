@@ -13,6 +13,8 @@ class Doctor:
 
     Exits with 1 if a check fails.
 
+    Example: autoshard doctor --json
+
     Attributes:
         json: Print one JSON object instead of tables.
     """
@@ -28,7 +30,7 @@ class Doctor:
         checks = [env.check_jax_version(versions["jax"]), env.check_devices(found)]
         if isinstance(found, env.Devices):
             checks += [env.check_axis_type(found), env.check_xla_flags(found)]
-        checks.append(env.check_cluster())
+        checks += [env.check_cluster(), env.check_compilers(versions), env.check_cache()]
 
         if self.json:
             healthy = asdict(found) if isinstance(found, env.Devices) else None

@@ -6,11 +6,12 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 _PACKAGES = (
     *("autoshard", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
-    *("numpy", "scipy", "libtpu"),
+    *("numpy", "scipy", "libtpu", "jax-cuda12-plugin"),
 )
 _SUPPORTED_JAX = ((0, 10), (0, 11))
 
@@ -192,3 +193,43 @@ def check_cluster(environ: Mapping[str, str] = os.environ) -> Check:
             + flags.format("HOST:12345", '"$OMPI_COMM_WORLD_SIZE"', '"$OMPI_COMM_WORLD_RANK"'),
         )
     return Check(name="launcher", status="ok", detail="none detected: a single process")
+
+
+def check_compilers(found: Mapping[str, str | None]) -> Check:
+    """For which devices that are not there a plan can be compiled."""
+    compilers = {"TPU": found.get("libtpu"), "GPU": found.get("jax-cuda12-plugin")}
+    there = [f"{kind} ({version})" for kind, version in compilers.items() if version]
+    missing = [kind for kind, version in compilers.items() if not version]
+    extras = ",".join({"TPU": "tpu", "GPU": "cuda12"}[kind] for kind in missing)
+    return Check(
+        name="ahead of time",
+        status="ok",
+        detail=f"plan --topology compiles for {', '.join(['CPU', *there])}"
+        + (f"; not for {', '.join(missing)}" if missing else ""),
+        hint=f"pip install 'autoshard[{extras}]'" if missing else "",
+    )
+
+
+def check_cache(environ: Mapping[str, str] = os.environ) -> Check:
+    """Whether plans are kept between processes, and whether that works."""
+    folder = environ.get("AUTOSHARD_CACHE", "")
+    if not folder:
+        return Check(
+            name="plan cache",
+            status="ok",
+            detail="off: AUTOSHARD_CACHE is not set",
+            hint="export AUTOSHARD_CACHE=~/.cache/autoshard",
+        )
+    path = Path(folder).expanduser()
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        return Check(
+            name="plan cache",
+            status="fail",
+            detail=f"AUTOSHARD_CACHE={folder} cannot be written",
+            hint="export AUTOSHARD_CACHE=~/.cache/autoshard",
+        )
+    kept = len(list((path / "plans").glob("*.json"))) if (path / "plans").is_dir() else 0
+    return Check(name="plan cache", status="ok", detail=f"{path}: {kept} plans")

@@ -21,6 +21,8 @@ class Estimate:
 
     Exits with 1 if the configuration does not fit into memory.
 
+    Example: autoshard estimate llama3-8b --hardware v5p:4x4x4 --tp 4 --zero 3
+
     Attributes:
         model: Preset (llama3-8b, gpt3-175b, mixtral-8x7b, ...), or give --layers, --hidden, ....
         hardware: Devices: h100:4x8 (nodes x GPUs), v5e:16x16, v5p:4x4x8, v5e:16x16*4 (slices).

@@ -1,5 +1,6 @@
 """Entry point: parses the command line, runs a command, turns errors into messages."""
 
+import contextlib
 import functools
 import operator
 import os
@@ -13,19 +14,25 @@ import tyro
 import autoshard
 from autoshard.cli._calibrate import Calibrate
 from autoshard.cli._ckpt import Ckpt
+from autoshard.cli._completion import Completion
+from autoshard.cli._diff import Diff
 from autoshard.cli._doctor import Doctor
 from autoshard.cli._estimate import Estimate
+from autoshard.cli._explain import Explain
 from autoshard.cli._plan import Plan
 from autoshard.cli._train import Train
 from autoshard.errors import AutoshardError, ExitCode
 
 _COMMANDS: dict[str, Any] = {
     "plan": Plan,
+    "explain": Explain,
+    "diff": Diff,
     "train": Train,
     "doctor": Doctor,
     "estimate": Estimate,
     "calibrate": Calibrate,
     "ckpt": Ckpt,
+    "completion": Completion,
 }
 
 _DESCRIPTION = """Automatic parallelization for JAX: one decorator, any mesh.
@@ -73,7 +80,18 @@ def _parse(args: list[str]) -> Any:
     if args and args[0] in _COMMANDS:
         command = _COMMANDS[args[0]]
         return tyro.cli(command, args=args[1:], prog=f"autoshard {args[0]}", config=config)
-    # No command, or an unknown one: this parser lists the commands, each with its first line.
+    return _parse_any(args)
+
+
+def print_completion(shell: str) -> None:
+    """Prints the script with which a shell completes all commands."""
+    with contextlib.suppress(SystemExit):
+        _parse_any(["--tyro-print-completion", shell])
+
+
+def _parse_any(args: list[str]) -> Any:
+    """Parses for any command, or none: this parser lists them, each with its first line."""
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     subcommands: list[Any] = [
         Annotated[cls, tyro.conf.subcommand(name, description=cls.__doc__.partition("\n")[0])]
         for name, cls in _COMMANDS.items()

@@ -18,8 +18,9 @@ class ModelOptions:
     """Which model, on what, sharded how.
 
     Attributes:
-        model: Preset: gpt-small, gpt2, gpt2-medium, llama-2-7b, llama-3-8b, resnet-50 and others;
-            an unknown name lists them all.
+        model: Preset (gpt-small, gpt2-medium, llama-3-8b, resnet-50, ...; an unknown name lists
+            them all), or package.module:callable of your own, which returns (step, args) or a
+            models.ModelSpec; --set and --batch are its arguments.
         strategy: How to shard: dp, zero3, tensor, or a sum such as zero3+tensor.
         mesh: Axes and sizes, for example data=2,model=4; -1 stands for what is left.
         emulate: Let the CPU play this many devices (in each process).
@@ -28,7 +29,7 @@ class ModelOptions:
     """
 
     model: Annotated[Positional[str], arg(metavar="[MODEL]")] = "gpt-small"
-    strategy: Annotated[str, arg(metavar="TERM+...")] = "zero3"
+    strategy: Annotated[str | None, option("TERM+...", "zero3, or the plan's")] = None
     mesh: Annotated[str | None, option("AXIS=N,...", "data=-1")] = None
     emulate: Annotated[int | None, option("N", "the devices there are")] = None
     batch: Annotated[int, arg(metavar="B")] = 16

@@ -1,6 +1,7 @@
 """A model, its train step and the decorator: the one place where the CLI calls the Python API."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import autoshard
 from autoshard import models
 from autoshard.cli._options import ModelOptions
 from autoshard.cli._overrides import match_types, parse_overrides
+from autoshard.cli._user_model import UserStep, is_user_model, load_user_model
 from autoshard.errors import UsageError
 
 
@@ -41,6 +43,15 @@ class Session:
             self.training.create_state, jax.random.key(seed), step_args=(self.batch,)
         )
 
+    def restore_state(self, checkpoint: Path, seed: int) -> models.TrainState:
+        """The train state of a checkpoint, which may come from any mesh."""
+        return self.step.restore(
+            checkpoint,
+            self.training.create_state,
+            jax.random.key(seed),
+            step_args=(self.batch,),
+        )
+
     def share(self) -> tuple[int, int]:
         """Which part of a batch this process holds: it feeds block `i` of `n` equal ones.
 
@@ -69,14 +80,29 @@ class Session:
         return autoshard.shard_batch(rows, self.step)
 
 
-def build_model(options: ModelOptions) -> models.ModelSpec:
+def build_model(options: ModelOptions, *, seq: int | None = None) -> models.ModelSpec:
     """The model that the options name, overrides applied.
+
+    Args:
+        options: Its name and overrides.
+        seq: Tokens per sequence, for a callable of the user's own that asks for it.
 
     Raises:
         ModelError: Unknown name or field, or a configuration that contradicts itself.
+        UserModelError: A callable of the user's own that makes no model.
         UsageError: An override cannot be read.
     """
     overrides = parse_overrides(options.set)
+    if is_user_model(options.model):
+        offered = {"batch": options.batch, "seq": seq}
+        made = load_user_model(options.model, overrides, offered)
+        if isinstance(made, UserStep):
+            raise UsageError(
+                f"{options.model} makes a step with its arguments; a model with its loss and data "
+                "is needed",
+                "return an autoshard.models.LanguageModelSpec, or train the step in Python",
+            )
+        return made
     return models.get(options.model, **match_types(overrides, models.get(options.model).config))
 
 
@@ -87,6 +113,7 @@ def open_session(
     *,
     seq: int | None,
     seed: int = 0,
+    plan: Path | None = None,
 ) -> Session:
     """Decorates the model's train step as the options say.
 
@@ -96,10 +123,11 @@ def open_session(
         optimizer: The optimizer.
         seq: Tokens per sequence, or None for the model's own length.
         seed: Seeds dropout.
+        plan: A plan file to follow instead of planning.
     """
     batch = spec.example_batch(options.batch, seq)
     training = models.make_training(spec, optimizer, seed=seed)
     step = autoshard.parallelize(
-        training.train_step, mesh=options.mesh, strategy=options.strategy, donate="auto"
+        training.train_step, mesh=options.mesh, strategy=options.strategy, donate="auto", plan=plan
     )
     return Session(spec=spec, training=training, step=step, batch=batch)

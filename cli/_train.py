@@ -14,13 +14,6 @@ if TYPE_CHECKING:
     from autoshard.cli._session import Session
     from autoshard.data import BatchSampler, ByteCorpus
 
-# AdamW as usual for small transformers: a warm-up, then a cosine down to a tenth. A run too short
-# for thirty steps of it warms up for half its length: with fewer, the loss is unstable enough to
-# turn rounding into visible differences between meshes.
-_WARMUP_SHARE = 0.1
-_MIN_WARMUP_STEPS = 30
-_FINAL_SHARE = 0.1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Train(ModelOptions):
@@ -30,7 +23,10 @@ class Train(ModelOptions):
     library. Several processes train one model together when each is started with the same
     --coordinator and --num-processes, and its own --process-id.
 
+    Example: autoshard train gpt-small --mesh data=2,model=4 --emulate 8 --strategy zero3+tensor
+
     Attributes:
+        plan: Follow the plan in this file, from plan --out, instead of planning.
         seq: Tokens (bytes) per sequence.
         steps: Steps to train.
         seconds: Stop earlier, at the first report after this many seconds.
@@ -45,6 +41,7 @@ class Train(ModelOptions):
         process_id: Which of them this is, from 0.
     """
 
+    plan: Annotated[Path | None, option("FILE", "none")] = None
     seq: Annotated[int, arg(metavar="T")] = 128
     steps: Annotated[int, arg(metavar="N")] = 300
     seconds: Annotated[float | None, option("S", "no limit")] = None
@@ -69,7 +66,7 @@ class Train(ModelOptions):
         start_devices(self.emulate, cluster)
 
         from autoshard.cli import _output
-        from autoshard.cli._devices import device_memory_bytes
+        from autoshard.cli._budget import find_budget
         from autoshard.cli._progress import status
 
         session = self._session()
@@ -77,7 +74,8 @@ class Train(ModelOptions):
             plan = session.plan()
         leads = cluster is None or cluster.process_id == 0
         if leads and not self.json:
-            _output.print_plan(plan, device_memory_bytes())
+            _output.print_plan(plan)
+            _output.print_verdict(_output.judge(plan, find_budget(None, None, None)))
         summary = {
             "model": self.model,
             "strategy": plan.strategy,
@@ -135,12 +133,11 @@ class Train(ModelOptions):
         return BatchSampler(corpus=corpus, batch=self.batch, seq=self.seq, seed=self.seed)
 
     def _session(self) -> "Session":
-        import optax
-
+        from autoshard.cli._optimizer import make_optimizer
         from autoshard.cli._session import build_model, open_session
         from autoshard.models import LanguageModelSpec
 
-        spec = build_model(self)
+        spec = build_model(self, seq=self.seq)
         if not isinstance(spec, LanguageModelSpec):
             raise UsageError(
                 f"{self.model} is no language model, and text is what there is to train on",
@@ -151,16 +148,8 @@ class Train(ModelOptions):
                 f"vocab_size={spec.config.vocab_size} is too small for the 256 byte values",
                 "--set vocab_size=256",
             )
-        schedule = optax.warmup_cosine_decay_schedule(
-            init_value=0.0,
-            peak_value=self.lr,
-            warmup_steps=max(
-                round(_WARMUP_SHARE * self.steps), min(_MIN_WARMUP_STEPS, self.steps // 2)
-            ),
-            decay_steps=max(2, self.steps),
-            end_value=_FINAL_SHARE * self.lr,
-        )
-        return open_session(self, spec, optax.adamw(schedule), seq=self.seq, seed=self.seed)
+        optimizer = make_optimizer(peak=self.lr, steps=self.steps)
+        return open_session(self, spec, optimizer, seq=self.seq, seed=self.seed, plan=self.plan)
 
     def _summary(self, reports: "list[Report]") -> dict[str, Any]:
         first, last = reports[0], reports[-1]

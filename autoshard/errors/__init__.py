@@ -225,3 +225,6 @@ from autoshard.errors._planning import (
 from autoshard.errors._planning import (
     StrategyError as StrategyError,
 )
+from autoshard.errors._user_model import (
+    UserModelError as UserModelError,
+)

@@ -23,6 +23,8 @@ def test_json_names_versions_devices_and_checks(capsys):
         "mesh axes",
         "XLA_FLAGS",
         "launcher",
+        "ahead of time",
+        "plan cache",
     ]
     assert {check["status"] for check in report["checks"]} <= {"ok", "note"}
 
@@ -127,3 +129,32 @@ def test_launchers(environ, status, detail, hint):
     assert check.status == status
     assert detail in check.detail
     assert hint in check.hint
+
+
+@pytest.mark.parametrize(
+    ("versions", "text", "hint"),
+    [
+        ({}, "compiles for CPU; not for TPU, GPU", "'autoshard[tpu,cuda12]'"),
+        (
+            {"libtpu": "0.0.52"},
+            "compiles for CPU, TPU (0.0.52); not for GPU",
+            "'autoshard[cuda12]'",
+        ),
+        ({"libtpu": "1", "jax-cuda12-plugin": "2"}, "compiles for CPU, TPU (1), GPU (2)", ""),
+    ],
+)
+def test_compilers_for_devices_that_are_not_there(versions, text, hint):
+    check = env.check_compilers(versions)
+    assert check.status == "ok"
+    assert check.detail.endswith(text)
+    assert hint in check.hint
+
+
+def test_the_plan_cache(tmp_path):
+    assert env.check_cache({}).detail.startswith("off")
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans" / "a.json").write_text("{}")
+    assert env.check_cache({"AUTOSHARD_CACHE": str(tmp_path)}).detail.endswith("1 plans")
+    assert env.check_cache({"AUTOSHARD_CACHE": str(tmp_path / "new" / "er")}).status == "ok"
+    (tmp_path / "file").write_text("")
+    assert env.check_cache({"AUTOSHARD_CACHE": str(tmp_path / "file")}).status == "fail"

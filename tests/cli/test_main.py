@@ -1,9 +1,11 @@
+import re
 import subprocess
 import sys
 
 import pytest
 
 from autoshard.cli import main
+from autoshard.cli._main import _COMMANDS, _parse
 from autoshard.errors import ExitCode
 
 
@@ -13,6 +15,9 @@ from autoshard.errors import ExitCode
         ["--help"],
         ["train", "--help"],
         ["plan", "--help"],
+        ["explain", "--help"],
+        ["diff", "--help"],
+        ["completion", "bash"],
         ["--version"],
         ["train", "--data", "nil"],
     ],
@@ -36,6 +41,36 @@ def test_help_lists_every_command_on_a_few_lines(capsys):
     assert "AUTOSHARD_DEBUG=1" in text
 
 
+@pytest.mark.parametrize("command", [c for c in _COMMANDS if c != "ckpt"])
+def test_every_help_text_has_an_example_that_parses(command, capsys):
+    assert main([command, "--help"]) == ExitCode.OK
+    found = re.search(r"^Example: (.*?)\n\s*\n", capsys.readouterr().out, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    example = re.match(rf"autoshard ({command}\b.*)", " ".join(found[1].split()))
+    assert example is not None
+    args = example[1].split(" > ")[0].split()
+    assert isinstance(_parse(args), _COMMANDS[command])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_flags(shell, capsys):
+    assert main(["completion", shell]) == ExitCode.OK
+    script = capsys.readouterr().out
+    for word in ("plan", "explain", "diff", "topology", "every-leaf"):
+        assert word in script
+
+
+def test_bash_reads_the_script(tmp_path, capsys):
+    assert main(["completion", "bash"]) == ExitCode.OK
+    script = tmp_path / "autoshard.bash"
+    script.write_text(capsys.readouterr().out)
+    done = subprocess.run(
+        ["bash", "-c", f"source {script} && complete -p autoshard"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "complete" in done.stdout
+
+
 def test_a_command_has_its_whole_description(capsys):
     assert main(["train", "--help"]) == ExitCode.OK
     text = capsys.readouterr().out
@@ -47,7 +82,7 @@ def test_a_command_has_its_whole_description(capsys):
     ("argv", "message"),
     [
         ([], "Missing subcommand"),
-        (["trainer"], "Available subcommands: plan, train, doctor"),
+        (["trainer"], "Available subcommands: plan, explain, diff, train, doctor"),
         (["plan", "--stratgy", "dp"], "--stratgy"),
         (["train", "--steps", "many"], "--steps"),
         (["plan", "gtp2"], "Did you mean 'gpt2'?"),

@@ -9,6 +9,7 @@ import pytest
 from autoshard import models
 from autoshard.api._parallelize import DEFAULT_STRATEGY
 from autoshard.cli import main
+from autoshard.cli._budget import Budget
 from autoshard.cli._devices import device_memory_bytes
 from autoshard.cli._output import memory_line
 from autoshard.cli._plan import Plan
@@ -38,8 +39,10 @@ def test_json_holds_every_leaf_and_adds_up(capsys):
     assert plan["device_memory_bytes"] == device_memory_bytes()
 
 
-def test_the_default_strategy_is_the_decorators():
-    assert Plan().strategy == DEFAULT_STRATEGY
+def test_the_default_strategy_is_the_decorators(capsys):
+    assert Plan().strategy is None
+    assert main([*PLAN, "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["strategy"] == DEFAULT_STRATEGY
 
 
 def test_the_table_shows_paths_specs_reasons_and_totals(capsys):
@@ -97,4 +100,4 @@ class _Plan:
 )
 def test_totals_against_the_memory_of_a_device(memory, text):
     plan: Any = _Plan()
-    assert memory_line(plan, memory) == text
+    assert memory_line(plan, Budget(nbytes=memory, source="this device", asked=False)) == text

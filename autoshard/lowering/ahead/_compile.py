@@ -92,14 +92,17 @@ def trial_compile(
 
 
 def check_compiler(target: Target) -> None:
-    """Look whether a target's compiler is installed.
+    """Look whether a target's compiler is installed, and knows the chip.
 
     Raises:
         CompilerMissingError: It is not.
+        TopologyError: It does not.
     """
     package, extra = _COMPILERS.get(target.platform, (None, ""))
     if package is not None and importlib.util.find_spec(package) is None:
         raise CompilerMissingError(target.text, package, extra)
+    if target.platform == "gpu":
+        target_config(target.chip)
 
 
 def run_target(exported: Exported, target: Target, *, limits: Limits, text: bool) -> Compilation:
