@@ -56,6 +56,8 @@ def run_steps(
     seconds: float | None,
     tokens_per_step: int,
     report_every: int,
+    start_step: int = 0,
+    after_step: Callable[[int, Any], None] | None = None,
 ) -> Iterator[Report]:
     """Trains, and yields a report after the first step, every few steps, and the last.
 
@@ -63,18 +65,20 @@ def run_steps(
         step: `step(state, batch) -> (state, metrics)` with a scalar `metrics["loss"]`.
         state: Where to start.
         batch_of: The batch of a step, counted from 0.
-        steps: Steps to do.
+        steps: Steps to have done at the end.
         seconds: Stop at the first report after this many seconds; None for no limit.
         tokens_per_step: Tokens in a global batch.
         report_every: Steps between reports.
+        start_step: Steps that were done before.
+        after_step: Called with the steps done and the state after each step.
 
     Raises:
         DivergedError: A reported loss is infinite or not a number.
     """
     start = since = time.perf_counter()
-    reported = 0
+    reported = first = start_step
     loss: jax.Array | None = None
-    for index in range(steps):
+    for index in range(start_step, steps):
         previous = loss
         state, metrics = step(state, batch_of(index))
         loss = metrics["loss"]
@@ -83,11 +87,15 @@ def run_steps(
             # devices would starve one another of threads, and an interrupt would come late.
             previous.block_until_ready()
         done = index + 1
-        if done not in (1, steps) and done % report_every:
+        if after_step is not None:
+            after_step(done, state)
+        if done not in (first + 1, steps) and done % report_every:
             continue
         value = float(loss)
         now = time.perf_counter()
-        throughput = (done - reported) * tokens_per_step / (now - since) if reported else None
+        throughput = (
+            (done - reported) * tokens_per_step / (now - since) if reported > first else None
+        )
         since, reported = now, done
         if not math.isfinite(value):
             raise DivergedError(done, value)

@@ -34,6 +34,10 @@ class Train(ModelOptions):
         data: Text files, and directories of them.
         seed: Chooses parameters, batches and dropout.
         log_every: Steps between reports.
+        checkpoint_dir: Save the state here, one folder a step; the last step always.
+        checkpoint_every: Steps between checkpoints.
+        checkpoint_keep: So many of the newest stay.
+        resume: Go on from the newest checkpoint there, whatever the devices were then.
         json: Print one JSON object at the end instead of the plan and the summary.
         json_log: Write every report to this new file, one JSON object a line.
         coordinator: Address of process 0.
@@ -49,6 +53,10 @@ class Train(ModelOptions):
     data: Annotated[tuple[Path, ...], option("PATH ...", "Python's standard library")] = ()
     seed: Annotated[int, arg(metavar="N")] = 0
     log_every: Annotated[int, arg(metavar="N")] = 10
+    checkpoint_dir: Annotated[Path | None, option("DIR", "none")] = None
+    checkpoint_every: Annotated[int, arg(metavar="N")] = 100
+    checkpoint_keep: Annotated[int, arg(metavar="N")] = 3
+    resume: bool = False
     json: bool = False
     json_log: Annotated[Path | None, option("FILE", "none")] = None
     coordinator: Annotated[str | None, option("HOST:PORT", "a single process")] = None
@@ -58,6 +66,9 @@ class Train(ModelOptions):
     def run(self) -> int:
         """Trains, reports, and prints a summary."""
         self.check_positive("batch", "seq", "emulate", "steps", "seconds", "lr", "log_every")
+        self.check_positive("checkpoint_every", "checkpoint_keep")
+        if self.resume and self.checkpoint_dir is None:
+            raise UsageError("--resume needs to know from where", "--checkpoint-dir DIR --resume")
         # What can be wrong with the data shows before jax is loaded.
         from autoshard.cli._devices import cluster_from_flags, start_devices
 
@@ -93,6 +104,7 @@ class Train(ModelOptions):
         from rich.console import Console
 
         from autoshard.cli._json_log import JsonLog
+        from autoshard.cli._keeper import open_keeper
         from autoshard.cli._loop import run_steps
         from autoshard.cli._progress import make_reporter
         from autoshard.data import split_next_token
@@ -106,18 +118,25 @@ class Train(ModelOptions):
         stderr = Console(stderr=True, quiet=not leads)
         stderr.print(_describe(sampler.corpus), highlight=False, soft_wrap=True)
         reports: list[Report] = []
+        keeper = open_keeper(self, session, sampler.corpus)
+        start_step, state = keeper.begin(self.resume, self.steps)
+        if start_step:
+            stderr.print(f"resumed after step {start_step}", highlight=False)
         with (
+            keeper,
             JsonLog(self.json_log if leads else None) as log,
             make_reporter(stderr, self.steps) as reporter,
         ):
             for report in run_steps(
                 session.step,
-                session.create_state(self.seed),
+                state,
                 batch_of,
                 steps=self.steps,
                 seconds=self.seconds,
                 tokens_per_step=self.batch * self.seq,
                 report_every=self.log_every,
+                start_step=start_step,
+                after_step=keeper.after_step,
             ):
                 reports.append(report)
                 reporter.show(report)

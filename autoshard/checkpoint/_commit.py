@@ -208,6 +208,11 @@ def read_files(path: Path, record: Commit) -> dict[str, tuple[int, int]]:
     return {name: (size, crc) for name, (size, crc) in document["files"].items()}
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a name is one that only saves and removals under way have."""
+    return _TEMPORARY in path.name or _TRASH in path.name
+
+
 def leftovers(directory: Path) -> list[Path]:
     """What interrupted saves and removals left in a directory, those still running left out.
 

@@ -7,13 +7,22 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from autoshard.checkpoint._commit import leftovers, read_commit, read_manifest, remove
+from autoshard.checkpoint._commit import (
+    COMMIT,
+    is_leftover,
+    leftovers,
+    read_commit,
+    read_manifest,
+    remove,
+)
 from autoshard.checkpoint._io import Files
+from autoshard.checkpoint._manifest import SIDECAR
 from autoshard.checkpoint._policies import KeepPolicy
-from autoshard.checkpoint._verify import verify
-from autoshard.errors import CheckpointError
+from autoshard.checkpoint._verify import Progress, Report, verify
+from autoshard.errors import CheckpointError, CheckpointNotFoundError, IncompleteCheckpointError
 
 LATEST = "LATEST.json"
 VERIFIED = "VERIFIED.json"
@@ -137,3 +146,95 @@ def _newest_verified(
                 note_verified(directory, step, digest, files)
             return step
     return None
+
+
+def scrub(directory: str | os.PathLike[str], *, progress: Progress | None = None) -> list[Report]:
+    """Verify every committed checkpoint of a directory, and remember those that are whole.
+
+    Args:
+        directory: Where a `Checkpointer` saves.
+        progress: Told of the bytes as they are checked.
+
+    Returns:
+        One report per checkpoint, the oldest first.
+    """
+    directory, files = Path(directory), Files()
+    reports: list[Report] = []
+    for step, path in committed_steps(directory).items():
+        report = verify(path, progress=progress)
+        reports.append(report)
+        if report.ok:
+            note_verified(directory, step, read_commit(path).digest, files)
+    return reports
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One entry of a directory of checkpoints.
+
+    Args:
+        name: Of the entry.
+        state: ``verified``, ``committed``, ``damaged``, ``incomplete``, or ``left over``.
+        step: Its training step, if known.
+        nbytes: Bytes of its arrays.
+        leaves: How many leaves it has.
+        mesh: The mesh that it was saved from.
+        digest: Digest of its content.
+        created_unix_s: When it was saved.
+    """
+
+    name: str
+    state: str
+    step: int | None = None
+    nbytes: int | None = None
+    leaves: int | None = None
+    mesh: Mapping[str, int] | None = None
+    digest: str | None = None
+    created_unix_s: float | None = None
+
+
+def overview(directory: str | os.PathLike[str]) -> list[Row]:
+    """What is in a directory of checkpoints, or the one checkpoint that it is.
+
+    Args:
+        directory: The directory.
+
+    Returns:
+        Rows by step; what interrupted saves left comes last.
+
+    Raises:
+        CheckpointNotFoundError: There is no such directory.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise CheckpointNotFoundError(directory)
+    if (directory / COMMIT).exists():
+        return [_row(directory, {})]
+    verified = verified_steps(directory)
+    rows: list[Row] = []
+    for path in sorted(directory.iterdir()):
+        if is_leftover(path):
+            rows.append(Row(name=path.name, state="left over"))
+        elif (path / SIDECAR).is_dir() or _STEP.fullmatch(path.name):
+            rows.append(_row(path, verified))
+    return sorted(rows, key=lambda row: (row.step is None, row.step or 0, row.name))
+
+
+def _row(path: Path, verified: Mapping[int, str]) -> Row:
+    try:
+        found = read_manifest(path)
+    except IncompleteCheckpointError:
+        return Row(name=path.name, state="incomplete")
+    except CheckpointError:
+        return Row(name=path.name, state="damaged")
+    known = found.step is not None and verified.get(found.step) == found.digest
+    return Row(
+        name=path.name,
+        state="verified" if known else "committed",
+        step=found.step,
+        nbytes=found.nbytes,
+        leaves=len(found.leaves),
+        mesh=found.mesh,
+        digest=found.digest,
+        created_unix_s=found.created_unix_s,
+    )

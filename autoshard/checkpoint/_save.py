@@ -303,23 +303,33 @@ def finish_checkpoint(
         manifest: What it holds.
         tiles: Checksums of all canonical tiles.
     """
-    for leaf in manifest.leaves:
-        scalar = orbax_scalar(decode_value(dict(leaf.value))) if leaf.value else None
-        if scalar is not None:
-            layout = ArrayFormat((), scalar.dtype, (), ())
-            directory = f"state/{leaf.name}"
-            body, trailer, _ = layout.encode((), scalar)
-            writer.add_file(f"{directory}/zarr.json", layout.metadata())
-            writer.add_file(f"{directory}/c", bytes(body) + trailer + layout.index(()))
-    custom = {"autoshard": {"digest": manifest.digest, "step": manifest.step}}
-    time_ns = int(manifest.created_unix_s * 1e9)
-    small = metadata_files(manifest.leaves, manifest.tree, time_ns=time_ns, custom=custom)
-    for name, data in small.items():
-        writer.add_file(name, data)
+    for name, data in small_files(manifest).items():
+        if name not in writer.written:
+            writer.add_file(name, data)
     unfinished = writer.unfinished()
     if unfinished:
         raise CheckpointError(unfinished[0], "lacks tiles", "write every element of every tensor")
     seal(writer.root, path, files, manifest=manifest, tiles=tiles, written=writer.written)
+
+
+def small_files(manifest: Manifest) -> dict[str, bytes]:
+    """All files that follow from a manifest: orbax's own, and the numbers repeated for it."""
+    files: dict[str, bytes] = {}
+    for leaf in manifest.leaves:
+        if leaf.has_files:
+            files[f"{leaf.directory}/zarr.json"] = leaf.format.metadata()
+        scalar = orbax_scalar(decode_value(dict(leaf.value))) if leaf.value else None
+        if scalar is not None:
+            layout = ArrayFormat((), scalar.dtype, (), ())
+            body, trailer, _ = layout.encode((), scalar)
+            files[f"state/{leaf.name}/zarr.json"] = layout.metadata()
+            files[f"state/{leaf.name}/c"] = bytes(body) + trailer + layout.index(())
+    custom = {"autoshard": {"digest": manifest.digest, "step": manifest.step}}
+    time_ns = int(manifest.created_unix_s * 1e9)
+    return {
+        **files,
+        **metadata_files(manifest.leaves, manifest.tree, time_ns=time_ns, custom=custom),
+    }
 
 
 def _digests(

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from autoshard.checkpoint._checksums import content_digest, tree_digest
-from autoshard.checkpoint._commit import new_token, open_staging, staging_of
+from autoshard.checkpoint._commit import PLAN, new_token, open_staging, staging_of
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._journal import Journal
 from autoshard.checkpoint._manifest import Container, LeafEntry, Manifest, Storage
@@ -116,6 +116,11 @@ class NativeSink:
             if f"{entry.directory}/{layout.file_name(file)}" not in self._writer.written
         ]
 
+    def tiles(self, name: str, part: Index) -> Iterator[Index]:
+        """The tiles of a part of an array, in the order of their file."""
+        grid = self._leaves[name].format.tiles
+        return map(grid.index, grid.touching(part))
+
     def write(self, name: str, index: Index, array: Array) -> None:
         """Write one piece; what fills no tile waits in memory for the rest of it."""
         entry = self._leaves[name]
@@ -177,6 +182,9 @@ class NativeSink:
             **known,  # pyright: ignore[reportArgumentType]
         )
         with self._writing():
+            text = self._describe.get("plan_file")
+            if text is not None:
+                self._writer.add_file(PLAN, text.encode())
             finish_checkpoint(
                 self._writer, self.path, self._files, manifest=manifest, tiles=b"".join(tables)
             )

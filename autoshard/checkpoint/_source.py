@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from autoshard.checkpoint._checksums import crc32c
-from autoshard.checkpoint._commit import TILES, read_commit, read_manifest, read_vouched
+from autoshard.checkpoint._commit import PLAN, TILES, read_commit, read_manifest, read_vouched
 from autoshard.checkpoint._manifest import LeafEntry, Manifest
 from autoshard.checkpoint._tensors import Index, TensorInfo, index_shape
 from autoshard.checkpoint._tiles import Grid, Shape, intersect, within
@@ -64,7 +64,9 @@ class NativeSource:
         """What the checkpoint says of itself."""
         m = self.manifest
         names = ("step", "mesh", "plan", "metadata", "digest", "tree")
-        return {name: getattr(m, name) for name in names if getattr(m, name) is not None}
+        found = {name: getattr(m, name) for name in names if getattr(m, name) is not None}
+        plan = self.path / PLAN
+        return {**found, "plan_file": plan.read_text()} if plan.is_file() else found
 
     def read(self, name: str, index: Index) -> Array:
         """One piece of an array.

@@ -90,7 +90,7 @@ def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) ->
         files = [text.removeprefix("file ").partition(":")[0] for text in error.findings]
         return Report(path=path, findings=error.findings, damaged=tuple(files), files=0, nbytes=0)
     findings += _names(path, set(table) | {COMMIT, FILES})
-    arrays = dict(_array_files(source))
+    arrays = dict(array_files(source))
     plain = sorted(set(table) - set(arrays))
 
     def check(name: str) -> list[_Finding]:
@@ -137,7 +137,8 @@ def _names(path: Path, expected: set[str]) -> Iterator[_Finding]:
         yield _Finding(name, f"file {name}: is missing")
 
 
-def _array_files(source: NativeSource) -> Iterator[tuple[str, tuple[LeafEntry, Shape]]]:
+def array_files(source: NativeSource) -> Iterator[tuple[str, tuple[LeafEntry, Shape]]]:
+    """Every file of tiles, with its leaf and its place."""
     for leaf in source.manifest.leaves:
         if leaf.has_files:
             layout = leaf.format
