@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
 from jax.sharding import NamedSharding
 
-from autoshard.plan import ReduceScatter, Spec
+from autoshard.plan import Reduction, Spec
 from autoshard.tracing import Op
 
 
@@ -19,9 +20,24 @@ class Backend(Protocol):
         """Pass an array through a chain of specs."""
         ...
 
-    def reduce_scatter(self, op: Op, operands: Sequence[Any], scatter: ReduceScatter) -> Any:
-        """Run an op that sums over sharded dimensions and combine its result into shards."""
+    def reduce(self, terms: Sequence[Term]) -> Any:
+        """Run ops that sum over sharded dimensions, add up and combine their results."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """An op whose partial result is to be combined.
+
+    Args:
+        op: The op.
+        operands: Its operands, in the specs that the reduction names.
+        reduction: How the plan combines it.
+    """
+
+    op: Op
+    operands: Sequence[Any]
+    reduction: Reduction
 
 
 def bind(op: Op, operands: Sequence[Any]) -> list[Any]:
@@ -38,7 +54,7 @@ class AutoAxes:
         mesh: The device mesh.
     """
 
-    def __init__(self, mesh: jax.sharding.Mesh) -> None:
+    def __init__(self, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
         self.mesh = mesh
 
     def constrain(self, array: Any, chain: Sequence[Spec]) -> Any:
@@ -48,8 +64,8 @@ class AutoAxes:
             array = jax.lax.with_sharding_constraint(array, sharding)
         return array
 
-    def reduce_scatter(self, op: Op, operands: Sequence[Any], scatter: ReduceScatter) -> Any:
-        """A ``shard_map`` island: the op on shards, then ``psum_scatter``.
+    def reduce(self, terms: Sequence[Term]) -> Any:
+        """A ``shard_map`` island: the ops on shards, their sum, then one collective.
 
         The partitioner turns a constrained partial sum into an all-reduce and a slice on backends
         without a pass that merges the two (CPU), and then combines the all-reduces of all
@@ -57,23 +73,36 @@ class AutoAxes:
         reduce-scatter everywhere. The island is manual on all axes: left to the partitioner, the
         other axes of a reduce-scatter's operand are gathered (seen on CPU, jax 0.10.2).
         """
-        adds_to = op.primitive == "scatter-add"
+        how = terms[0].reduction
 
         def island(*local: Any) -> Any:
-            if adds_to:  # every device would add the operand: it is added once, outside
-                local = (jax.numpy.zeros_like(local[0]), *local[1:])
-            (partial,) = bind(op, local)
-            if scatter.reduced:
-                partial = jax.lax.psum(partial, scatter.reduced)
-            return jax.lax.psum_scatter(
-                partial, scatter.axes, scatter_dimension=scatter.dim, tiled=True
-            )
+            rest = iter(local)
+            total = None
+            for term in terms:
+                operands = [next(rest) for _ in term.operands]
+                if _adds_to(term.op):  # every device would add the operand: it is added outside
+                    operands[0] = jax.numpy.zeros_like(operands[0])
+                (partial,) = bind(term.op, operands)
+                total = partial if total is None else total + partial
+            if how.reduced:
+                total = jax.lax.psum(total, how.reduced)
+            if how.axes:
+                total = jax.lax.psum_scatter(total, how.axes, scatter_dimension=how.dim, tiled=True)
+            return total
 
         summed = jax.shard_map(
             island,
             mesh=self.mesh,
-            in_specs=tuple(spec.partition_spec() for spec in scatter.operands),
-            out_specs=scatter.result.partition_spec(),
+            in_specs=tuple(s.partition_spec() for t in terms for s in t.reduction.operands),
+            out_specs=how.result.partition_spec(),
             check_vma=False,
-        )(*operands)
-        return operands[0] + summed if adds_to else summed
+        )(*(operand for term in terms for operand in term.operands))
+        for term in terms:
+            if _adds_to(term.op):
+                summed = term.operands[0] + summed
+        return summed
+
+
+def _adds_to(op: Op) -> bool:
+    """Whether an op adds to its first operand."""
+    return op.primitive == "scatter-add"

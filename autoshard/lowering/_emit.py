@@ -9,14 +9,23 @@ anew, so that constraints stand inside them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 
 from autoshard._compat import equation_context
-from autoshard.lowering._backend import Backend, bind
+from autoshard.lowering._backend import Backend, Term, bind
 from autoshard.plan import ConstraintKey, Plan, Spec
 from autoshard.tracing import Block, Literal, Op, Program
+
+
+@dataclass(frozen=True, slots=True)
+class _Partial:
+    """A value that is not there yet: the sum of partial results, to be combined by an addition."""
+
+    terms: Sequence[Term]
+
 
 _Placed = dict[tuple[int, Spec], Any]
 """Values of a block in the specs in which they were read last."""
@@ -73,13 +82,22 @@ class Emitter:
         return array if chain is None else self.backend.constrain(array, chain)
 
     def _plain(self, op: Op, operands: Sequence[Any]) -> list[Any]:
-        scatter = self.reductions.get(op.id)
-        if scatter is not None:
-            return [self.backend.reduce(op, operands, scatter)]
-        # A constraint of the user's is a pin: it is said again, for the plan's mesh.
-        pinned = op.primitive == "sharding_constraint" and (op.id, "result", 0) in self.constraints
-        results = list(operands) if pinned else bind(op, operands)
+        terms = self._terms(op, operands)
+        if terms is None:
+            results = bind(op, operands)
+        elif terms[0].reduction.into in (None, op.id):
+            results = [self.backend.reduce(terms)]
+        else:
+            return [_Partial(terms)]
         return [self._constrain((op.id, "result", i), x) for i, x in enumerate(results)]
+
+    def _terms(self, op: Op, operands: Sequence[Any]) -> Sequence[Term] | None:
+        """The partial results of which the result of an op is the sum, if the plan combines it."""
+        reduction = self.reductions.get(op.id)
+        if reduction is not None:
+            return [Term(op, operands, reduction)]
+        partials = [x for x in operands if isinstance(x, _Partial)]
+        return [term for partial in partials for term in partial.terms] or None
 
     def _operands(self, op: Op, operands: Sequence[Any], placed: _Placed) -> Sequence[Any]:
         """Bring operands into the specs in which an op reads them.

@@ -11,13 +11,13 @@ from autoshard.errors import AutoshardError, PlanFileError, PlanSchemaError
 from autoshard.plan._file_encode import KIND, SCHEMA_VERSION
 from autoshard.plan._file_read import Node
 from autoshard.plan._mesh import MeshShape
-from autoshard.plan._plan import ConstraintKey, LeafPlan, Plan, ReduceScatter
+from autoshard.plan._plan import ConstraintKey, LeafPlan, Plan, Reduction
 from autoshard.plan._spec import Spec
 from autoshard.tracing import Signature, Structure
 
 _FIELDS = (
     "kind schema_version versions function strategy mesh notes arguments results constraints "
-    "reduce_scatters program"
+    "reductions program"
 )
 
 
@@ -86,7 +86,7 @@ def _plan(root: Mapping[str, Node]) -> Plan:
     arguments, argument_names = _leaves(root["arguments"], mesh)
     results, result_names = _leaves(root["results"], mesh)
     constraints, regathers = _constraints(root["constraints"], mesh, ops)
-    scatters = _scatters(root["reduce_scatters"], mesh, ops)
+    scatters = _scatters(root["reductions"], mesh, ops)
     _check_state(root["results"], arguments, results)
     program = root["program"].fields("digest signatures")
     return Plan(
@@ -97,7 +97,7 @@ def _plan(root: Mapping[str, Node]) -> Plan:
         results=results,
         constraints=constraints,
         regathers=regathers,
-        reduce_scatters=scatters,
+        reductions=scatters,
         notes=root["notes"].texts(),
         origin=Structure(
             digest=program["digest"].of(str),
@@ -207,19 +207,20 @@ def _constraints(
     return found, frozenset(regathers)
 
 
-def _scatters(node: Node, mesh: MeshShape, ops: _Ops) -> dict[int, ReduceScatter]:
-    found: dict[int, ReduceScatter] = {}
+def _scatters(node: Node, mesh: MeshShape, ops: _Ops) -> dict[int, Reduction]:
+    found: dict[int, Reduction] = {}
     for entry in node.items():
-        record = entry.fields("op axes reduced dim operands result")
+        record = entry.fields("op axes reduced dim operands result", "into")
         op_id = ops.read(record["op"])
         if op_id in found:
             entry.fail("speaks of the op of an earlier line")
-        found[op_id] = ReduceScatter(
+        found[op_id] = Reduction(
             axes=record["axes"].texts(),
             reduced=record["reduced"].texts(),
             dim=record["dim"].size(),
             operands=tuple(_spec(spec, mesh) for spec in record["operands"].items()),
             result=_spec(record["result"], mesh),
+            into=ops.read(record["into"]) if "into" in record else None,
         )
     return found
 

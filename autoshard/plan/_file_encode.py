@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from autoshard.plan._plan import LeafPlan, Plan, ReduceScatter
+from autoshard.plan._plan import LeafPlan, Plan, Reduction
 from autoshard.plan._spec import Spec
 from autoshard.tracing import Structure
 
@@ -39,9 +39,9 @@ def encode_plan(plan: Plan) -> str:
         "arguments": _leaves(plan.arguments, structure.arguments),
         "results": _leaves(plan.results, structure.results),
         "constraints": _constraints(plan, structure),
-        "reduce_scatters": [
-            _scatter(structure.ops[op_id], scatter)
-            for op_id, scatter in sorted(plan.reduce_scatters.items())
+        "reductions": [
+            _reduction(structure, op_id, reduction)
+            for op_id, reduction in sorted(plan.reductions.items())
         ],
         "program": {
             "digest": structure.digest,
@@ -93,14 +93,15 @@ def _constraints(plan: Plan, structure: Structure) -> list[dict[str, Any]]:
     ]
 
 
-def _scatter(name: str, scatter: ReduceScatter) -> dict[str, Any]:
+def _reduction(structure: Structure, op_id: int, reduction: Reduction) -> dict[str, Any]:
     return {
-        "op": name,
-        "axes": list(scatter.axes),
-        "reduced": list(scatter.reduced),
-        "dim": scatter.dim,
-        "operands": [spec_entries(spec) for spec in scatter.operands],
-        "result": spec_entries(scatter.result),
+        "op": structure.ops[op_id],
+        "axes": list(reduction.axes),
+        "reduced": list(reduction.reduced),
+        "dim": reduction.dim,
+        "operands": [spec_entries(spec) for spec in reduction.operands],
+        "result": spec_entries(reduction.result),
+        **({} if reduction.into is None else {"into": structure.ops[reduction.into]}),
     }
 
 

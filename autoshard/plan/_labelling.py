@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autoshard.errors import LabellingError
+from autoshard.plan._limits import is_miscompiled
 from autoshard.plan._mesh import MeshShape
 from autoshard.plan._spec import Spec
 from autoshard.rules import Dims, FactorKind, OpRule, RuledProgram
@@ -121,6 +122,13 @@ class Labelling:
             if rule is None:
                 raise LabellingError(str(op), "", "it owns regions; label its ties and bodies")
             check_label(rule, label, self.mesh, str(op))
+            if is_miscompiled(op.primitive, rule, label):
+                raise LabellingError(
+                    str(op),
+                    rule.text,
+                    f"the compiler gets {dict(label)} wrong: height and output channels of a "
+                    "convolution cannot both be cut",
+                )
 
     def operand_spec(self, op_id: int, index: int) -> Spec:
         """The spec in which an op wants to read an operand."""

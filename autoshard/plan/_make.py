@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from autoshard.plan._gathers import find_regathers
 from autoshard.plan._labelling import Label, Labelling, Reason, inferred_label, project
-from autoshard.plan._plan import ConstraintKey, LeafPlan, Plan, ReduceScatter
+from autoshard.plan._plan import ConstraintKey, LeafPlan, Plan
+from autoshard.plan._reductions import find_reductions, merge_sums, scattered_partials
 from autoshard.plan._reshard import reshard_chain
 from autoshard.plan._roles import Roles
 from autoshard.plan._spec import Spec
@@ -40,18 +41,21 @@ def make_plan(
     program = labelling.ruled.program
     produced = [labelling.value_spec(v.id) for v in program.values]
     constraints: dict[ConstraintKey, tuple[Spec, ...]] = {}
-    settled = _scattered_partials(labelling, produced)
-    scatters = _reduce_scatters(labelling, produced, settled)
+    settled = scattered_partials(labelling, produced)
+    reductions = find_reductions(labelling, produced, settled)
     for value_id, spec in settled.items():
         value = program.values[value_id]
         # A partitioner asked for both at once permutes and exchanges whole arrays (seen with
         # scatter-add): where an op is not written out it is told to combine first.
-        combined = () if value.producer in scatters else (produced[value_id],)
+        combined = () if value.producer in reductions else (produced[value_id],)
         produced[value_id] = spec
         constraints[(value.producer, "result", value.index)] = (*combined, spec)
+    reductions, dropped = merge_sums(labelling, produced, reductions)
     _edges(labelling, produced, constraints)
     _results(labelling, produced, constraints, set(settled))
     _resharded(labelling, produced, constraints)
+    for key in dropped:
+        constraints.pop(key, None)
 
     def leaf_plan(leaf: Leaf, spec: Spec, aval: Any, carried: bool) -> LeafPlan:
         reason = labelling.reasons.get(leaf.op, _NO_REASON)
@@ -92,76 +96,13 @@ def make_plan(
         results=tuple(results),
         constraints=constraints,
         regathers=regathers,
-        reduce_scatters=scatters,
+        reductions=reductions,
         notes=tuple(notes),
         origin=program,
     )
 
 
 _NO_REASON = Reason("replicated: nothing shards it")
-
-
-def _scattered_partials(labelling: Labelling, produced: Sequence[Spec]) -> Mapping[int, Spec]:
-    """Values that are combined straight into the spec of their readers: a reduce-scatter.
-
-    A partial result is combined where it is made. When every reader wants the axes of the partial
-    on a dimension, combining to the whole array first would move twice the bytes.
-    """
-    program = labelling.ruled.program
-    found: dict[int, Spec] = {}
-    for op in program.ops:
-        if op.structured or op.primitive == TIE:
-            continue
-        partial = set(labelling.partial_axes(op.id))
-        if not partial:
-            continue
-        for result in op.results:
-            wants = {labelling.operand_spec(c, i) for c, i in program.consumers[result]}
-            if len(wants) != 1:
-                continue
-            (want,) = wants
-            gained = set(want.axes) - set(produced[result].axes)
-            if gained and gained <= partial:
-                found[result] = want
-    return found
-
-
-WRITTEN_OUT = frozenset({"conv_general_dilated", "dot_general", "reduce_sum", "scatter-add"})
-"""Sums that run on shards as they are: none of their params speaks of a sharded size."""
-
-
-def _reduce_scatters(
-    labelling: Labelling, produced: Sequence[Spec], settled: Mapping[int, Spec]
-) -> Mapping[int, ReduceScatter]:
-    """Reductions that can be written out as one reduce-scatter on one dimension."""
-    program = labelling.ruled.program
-    found: dict[int, ReduceScatter] = {}
-    for value_id, want in settled.items():
-        op = program.ops[program.values[value_id].producer]
-        partial = labelling.partial_axes(op.id)
-        gained = [(d, dim) for d, dim in enumerate(want.dims) if dim != produced[value_id].dims[d]]
-        if op.primitive not in WRITTEN_OUT or len(op.results) != 1 or len(gained) != 1:
-            continue
-        dim, axes = gained[0]
-        if not set(axes) <= set(partial) or any(not isinstance(o, int) for o in op.operands):
-            continue
-        if op.primitive == "scatter-add" and set(want.axes) != set(axes):
-            continue  # its indices speak of rows of the whole array
-        if op.primitive == "conv_general_dilated" and _is_grouped(op.params):
-            continue
-        found[op.id] = ReduceScatter(
-            axes=axes,
-            reduced=tuple(a for a in partial if a not in axes),
-            dim=dim,
-            operands=tuple(labelling.operand_spec(op.id, i) for i in range(len(op.operands))),
-            result=want,
-        )
-    return found
-
-
-def _is_grouped(params: Mapping[str, Any]) -> bool:
-    """Whether a convolution has groups, whose number is a param."""
-    return params["feature_group_count"] != 1 or params["batch_group_count"] != 1
 
 
 def _edges(

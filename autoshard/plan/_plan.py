@@ -58,15 +58,16 @@ class LeafPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReduceScatter:
-    """A partial result that is combined straight into shards.
+class Reduction:
+    """How a partial result is combined, where lowering writes it out.
 
     Args:
         axes: Axes over which it is partial and that it is scattered over, major to minor.
         reduced: Other axes over which it is partial.
-        dim: The dimension of the result that they shard afterwards.
+        dim: The dimension of the result that `axes` shard afterwards.
         operands: For each operand its spec.
-        result: The spec of the result once it is scattered.
+        result: The spec of the result once it is combined.
+        into: The addition that combines it together with others, or None: by itself.
     """
 
     axes: tuple[str, ...]
@@ -74,6 +75,7 @@ class ReduceScatter:
     dim: int
     operands: tuple[Spec, ...]
     result: Spec
+    into: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +92,8 @@ class Plan:
             last.
         regathers: Operand constraints that must not share the work of an earlier one: the array
             is gathered anew, so that the first copy does not stay alive in between.
-        reduce_scatters: Op id → how its partial result becomes shards, for ops whose reduction the
-            lowering writes out because a partitioner may all-reduce and cut instead.
+        reductions: Op id → how its partial result is combined, for ops whose reduction the
+            lowering writes out because a partitioner may all-reduce, and cut or add afterwards.
         notes: Things that the user should know, such as what stays replicated and why.
         origin: The program that is planned, or for a plan from a file its structure.
         versions: For a plan from a file, what wrote it: package → version.
@@ -104,7 +106,7 @@ class Plan:
     results: tuple[LeafPlan, ...]
     constraints: Mapping[ConstraintKey, tuple[Spec, ...]] = field(default_factory=dict)
     regathers: frozenset[ConstraintKey] = frozenset()
-    reduce_scatters: Mapping[int, ReduceScatter] = field(default_factory=dict)
+    reductions: Mapping[int, Reduction] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     origin: Program | Structure | None = field(default=None, compare=False, repr=False)
     versions: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 from autoshard.errors import PlanFileError, PlanMismatchError, SpecError
 from autoshard.plan._differences import differences
 from autoshard.plan._labelling import inferred_label, project
-from autoshard.plan._make import WRITTEN_OUT
 from autoshard.plan._mesh import MeshShape
-from autoshard.plan._plan import ConstraintKey, LeafPlan, Plan, ReduceScatter
+from autoshard.plan._plan import ConstraintKey, LeafPlan, Plan, Reduction
+from autoshard.plan._reductions import WRITTEN_OUT
 from autoshard.plan._spec import Spec
 from autoshard.rules import FactorKind, rule_for
 from autoshard.tracing import Leaf, Op, Program, Structure
@@ -47,7 +47,10 @@ def replay(plan: Plan, program: Program, mesh: MeshShape) -> Plan:
         raise PlanMismatchError(plan.name, differences(plan, program))
     ops = _match_ops(planned, here, plan.name)
     constraints = {(ops[op], side, i): c for (op, side, i), c in plan.constraints.items()}
-    scatters = {ops[op]: scatter for op, scatter in plan.reduce_scatters.items()}
+    scatters = {
+        ops[op]: scatter if scatter.into is None else replace(scatter, into=ops[scatter.into])
+        for op, scatter in plan.reductions.items()
+    }
     for key, chain in constraints.items():
         _check_constraint(plan.name, program, key, chain, mesh)
     for op_id, scatter in scatters.items():
@@ -65,7 +68,7 @@ def replay(plan: Plan, program: Program, mesh: MeshShape) -> Plan:
         results=tuple(_rename(new, renamed) for _, new in results),
         constraints=constraints,
         regathers=frozenset((ops[op], side, i) for op, side, i in plan.regathers),
-        reduce_scatters=scatters,
+        reductions=scatters,
         origin=program,
     )
 
@@ -107,7 +110,7 @@ def _refuse(name: str, problem: str) -> NoReturn:
 
 
 def _check_scatter(
-    name: str, program: Program, op: Op, scatter: ReduceScatter, mesh: MeshShape
+    name: str, program: Program, op: Op, scatter: Reduction, mesh: MeshShape
 ) -> None:
     """Whether the op is partial over the axes that the plan sums over.
 
@@ -127,6 +130,8 @@ def _check_scatter(
     label = inferred_label(rule, scatter.operands, mesh)
     if label is None:
         _refuse(name, f"{op} cannot run on shards: its operands are cut in ways that disagree")
+    if any(label.get(factor) for factor in rule.of_kind(FactorKind.HALO)):
+        _refuse(name, f"{op} reads beyond the edges of its shards")
     sums = rule.of_kind(FactorKind.REDUCTION)
     partial = sorted(axis for factor in sums for axis in label.get(factor, ()))
     if partial != sorted((*scatter.axes, *scatter.reduced)):
@@ -134,9 +139,10 @@ def _check_scatter(
         _refuse(name, f"{op} is partial over {partial}, but is to be summed over {told}")
     made = project(rule.results[0], rule, label, results[0].shape, mesh)
     dims = list(made.dims)
-    if scatter.dim >= len(dims):
+    if scatter.axes and scatter.dim >= len(dims):
         _refuse(name, f"{op} has no dimension {scatter.dim}")
-    dims[scatter.dim] += scatter.axes
+    if scatter.axes:
+        dims[scatter.dim] += scatter.axes
     if tuple(dims) != scatter.result.dims:
         _refuse(name, f"{op} leaves its result as {Spec(tuple(dims))}, not as {scatter.result}")
 

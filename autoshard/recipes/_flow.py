@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable
 from typing import Literal as OneOf
 
-from autoshard.plan import Labelling, MeshShape, Reason, Spec, project
+from autoshard.plan import Labelling, MeshShape, Reason, Spec, is_miscompiled, project
 from autoshard.rules import FactorKind, OpRule, RuledProgram
 from autoshard.tracing import ARGUMENT, RESULT, TIE, Op, nbytes
 
@@ -94,6 +94,8 @@ class Flow:
         if name in self._held.get(op_id, ()):
             return False
         label = self.labels.get(op_id, {})
+        if is_miscompiled(self.program.ops[op_id].primitive, rule, {**label, name: unit}):
+            return False
         n = self.mesh.size_of(unit) * self.mesh.size_of(label.get(name, ()))
         if factor.kind is FactorKind.HALO:
             if any(self._size(op_id, place) % n for place in rule.places(name)):

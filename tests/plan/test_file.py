@@ -55,7 +55,7 @@ def file(plan, tmp_path):
 
 def test_everything_comes_back(plan, program, file):
     loaded = autoshard.load_plan(file)
-    assert plan.constraints and plan.reduce_scatters
+    assert plan.constraints and plan.reductions
     assert replay(loaded, program, MESH) == plan
     assert loaded.arguments == plan.arguments
     assert loaded.explain() == plan.explain()
@@ -73,7 +73,7 @@ def test_the_file_holds_all_fields_of_a_plan():
     """A field that is added to a plan has to be added to its file."""
     assert {field.name for field in dataclasses.fields(Plan)} == {
         *("name", "mesh", "strategy", "arguments", "results", "constraints", "regathers"),
-        *("reduce_scatters", "notes", "origin", "versions"),
+        *("reductions", "notes", "origin", "versions"),
     }
 
 
@@ -206,7 +206,7 @@ BREAKS = {
     "a chain is empty": lambda r: r["constraints"][0].update(chain=[]),
     "a constraint has two sides": lambda r: r["constraints"][0].update(operand=0, result=0),
     "a constraint stands twice": lambda r: r["constraints"].insert(1, r["constraints"][0]),
-    "a reduce-scatter stands twice": lambda r: r["reduce_scatters"].append(r["reduce_scatters"][0]),
+    "a reduce-scatter stands twice": lambda r: r["reductions"].append(r["reductions"][0]),
     "two leaves have one id": lambda r: r["arguments"][1].update(id=r["arguments"][0]["id"]),
     "a leaf has no array": lambda r: leaf(r, "params/up").update(array=[]),
     "a signature has no count": lambda r: r["program"]["signatures"][0].pop(),
@@ -242,17 +242,17 @@ MISFITS = {
         {next(k for k in ("operand", "result") if k in r["constraints"][0]): 7}
     ),
     "a chain of another rank": lambda r: r["constraints"][0].update(chain=[[None] * 5]),
-    "a sum over the wrong axes": lambda r: r["reduce_scatters"][0].update(axes=["model"]),
-    "a sum that leaves an axis out": lambda r: r["reduce_scatters"][0].update(axes=[]),
-    "operands that are not cut": lambda r: r["reduce_scatters"][0].update(
+    "a sum over the wrong axes": lambda r: r["reductions"][0].update(axes=["model"]),
+    "a sum that leaves an axis out": lambda r: r["reductions"][0].update(axes=[]),
+    "operands that are not cut": lambda r: r["reductions"][0].update(
         operands=[[None, None], [None, None]]
     ),
-    "a result cut elsewhere": lambda r: r["reduce_scatters"][0].update(
-        dim=1 - r["reduce_scatters"][0]["dim"]
+    "a result cut elsewhere": lambda r: r["reductions"][0].update(
+        dim=1 - r["reductions"][0]["dim"]
     ),
-    "a dimension that is not there": lambda r: r["reduce_scatters"][0].update(dim=9),
-    "an operand too many": lambda r: r["reduce_scatters"][0]["operands"].append([None, None]),
-    "an op that is no sum": lambda r: r["reduce_scatters"][0].update(
+    "a dimension that is not there": lambda r: r["reductions"][0].update(dim=9),
+    "an operand too many": lambda r: r["reductions"][0]["operands"].append([None, None]),
+    "an op that is no sum": lambda r: r["reductions"][0].update(
         op=first(r, "add")["op"] if any(x["op"].startswith("add") for x in r["constraints"])
         else r["arguments"][0]["id"]
     ),

@@ -81,12 +81,18 @@ class Planned:
 
 
 def compile_plan(
-    function: Callable[..., Any], args: Any, strategy: str, mesh: str, **options: Any
+    function: Callable[..., Any],
+    args: Any,
+    strategy: str,
+    mesh: str,
+    *,
+    pins: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Planned:
     """Trace, plan and compile. Arguments may be shapes."""
     shape = parse_mesh(mesh, 8)
     program = trace(function, args)
-    plan = plan_by_recipe(program, shape, strategy)
+    plan = plan_by_recipe(program, shape, strategy, pins=pins)
     device = device_mesh(shape)
     avals = [program.argument_value(leaf).aval for leaf in program.arguments]
     structs = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]

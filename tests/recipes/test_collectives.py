@@ -173,3 +173,107 @@ def test_one_device_needs_no_collective(strategy):
     mesh = device_mesh(plan.mesh, jax.devices()[:1])
     text = lower_plan(program, plan, mesh).lower(*args).compile().as_text() or ""
     assert not re.search(r"all-reduce|all-gather|reduce-scatter|all-to-all|permute", text)
+
+
+def counts(planned, pattern: str) -> Counter:
+    """How often each kind of collective stands at ops whose name matches."""
+    found: Counter = Counter()
+    for c in planned.collectives:
+        if re.search(pattern, c.op_name):
+            found[c.kind] += c.count
+    return found
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "zero2"])
+def test_zero1_and_zero2_send_what_data_parallelism_sends(case, strategy):
+    planned = case("gpt", strategy, "8")
+    kinds = {c.kind for c in planned.collectives}
+    assert {"reduce-scatter", "all-gather"} <= kinds
+    data_parallel = traffic(case("gpt", "dp", "8").collectives)
+    assert 0.9 * data_parallel < traffic(planned.collectives) < 1.02 * data_parallel
+
+
+def test_zero1_and_zero2_store_parameters_whole_and_moments_in_shards(case):
+    for strategy in ("zero1", "zero2"):
+        for leaf in case("gpt", strategy, "8").plan.state:
+            if not leaf.shape:
+                continue
+            shards = leaf.spec.shards(leaf.mesh)
+            assert shards == (8 if "/opt_state/" in f"/{leaf.path}" else 1), leaf.path
+
+
+BLOCK = r"(?<!transpose\()jvp\(GPT2\)/h_1/"
+BLOCK_BACK = r"transpose\(jvp\(GPT2\)\)/h_1/"
+
+
+def test_megatron_gathers_and_scatters_where_tensor_all_reduces(case):
+    """Korthikanti et al. 2022: 2 + 2 in each direction, and the inputs of columns once more."""
+    planned = case("gpt", "megatron", "8")
+    matrices = r"(attn|mlp_fc|mlp_proj)"
+    assert counts(planned, BLOCK + matrices) == {"all-gather": 2, "reduce-scatter": 2}
+    back = counts(planned, BLOCK_BACK + matrices)
+    assert back["reduce-scatter"] == 2
+    assert back["all-gather"] == 2 + 2
+    # What is all-reduced is small: scales and biases, statistics of the softmax, the lookup.
+    reduced = [c for c in planned.collectives if c.kind == "all-reduce"]
+    assert not any(re.search(matrices + r"/(dot|.*psum)", c.op_name) for c in reduced)
+    one_activation = 16 * 32 * 64 * 4
+    assert sum(c.operand_bytes for c in reduced) < 1.2 * one_activation
+
+
+def test_megatron_keeps_no_activation_whole(case):
+    assert case("gpt", "megatron", "8").temporary_bytes < case("gpt", "tensor", "8").temporary_bytes
+
+
+def test_sequence_parallelism_gathers_keys_and_values_alone(case):
+    planned = case("gpt", "sequence", "8")
+    gathered = [c for c in planned.collectives if c.kind == "all-gather"]
+    # Keys and values of 2 layers, forward and again for the gradients of the scores.
+    assert sum(c.count for c in gathered) == 2 * 2 * 2
+    scattered = [c for c in planned.collectives if c.kind == "reduce-scatter"]
+    assert sum(c.count for c in scattered) == 2 * 2
+    (gradients,) = [c for c in planned.collectives if c.kind == "all-reduce"]
+    assert gradients.operand_bytes < 1.1 * gradient_bytes(planned)
+
+
+def test_experts_are_reached_by_two_exchanges_in_each_direction(case):
+    planned = case("moe", "expert", "8")
+    exchanges = [c for c in planned.collectives if c.kind == "all-to-all"]
+    assert [c.count for c in exchanges] == [2] * 4  # in the loops over 2 layers
+    assert len({c.operand_bytes for c in exchanges}) == 1
+    forward = [c for c in exchanges if "transpose(jvp" not in c.op_name]
+    assert len(forward) == 2
+    # No gradient of an expert is reduced: each device sees all tokens of its experts.
+    experts = [
+        leaf for leaf in planned.plan.state if "params" in leaf.path and "expert" in leaf.path
+    ]
+    assert experts
+    assert all("x" in str(leaf.spec) for leaf in experts)
+    reduced = sum(c.count * c.operand_bytes for c in planned.collectives if c.kind == "all-reduce")
+    others = gradient_bytes(planned) - sum(leaf.nbytes for leaf in experts)
+    assert reduced < 1.1 * others
+
+
+def test_experts_under_data_parallelism_are_reduced_over_its_axis_alone(case):
+    planned = case("moe", "dp+expert", "2x4")
+    exchanges = [c for c in planned.collectives if c.kind == "all-to-all"]
+    assert [(c.axes, c.count) for c in exchanges] == [(("model",), 2)] * 4
+    assert any(c.kind == "all-reduce" and c.axes == ("data",) for c in planned.collectives)
+
+
+def test_tables_are_not_reduced(case):
+    planned = case("dlrm", "table", "8")
+    assert traffic(planned.collectives) < 0.5 * traffic(case("dlrm", "dp", "8").collectives)
+    cut = [
+        leaf for leaf in planned.plan.state if "table" in leaf.path and not leaf.spec.is_replicated
+    ]
+    assert len(cut) >= 3 * 4  # tables and their two moments
+
+
+def test_partial_sums_that_are_added_are_combined_once(case):
+    """The gradients that query, key and value send back: one all-reduce of one activation."""
+    planned = case("gpt", "tensor", "8")
+    sent = [c for c in planned.collectives if re.search(BLOCK_BACK + "attn", c.op_name)]
+    (only,) = [c for c in sent if not re.search("out", c.op_name)]
+    assert only.count == 1
+    assert only.operand_bytes < 1.1 * 16 * 32 * 64 * 4

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 X = 8
@@ -36,6 +37,23 @@ OPTIMIZERS = {
         {"decay": optax.adamw(1e-2), "plain": optax.sgd(0.1, momentum=0.9)}, labels
     ),
     "multi-steps": lambda: optax.MultiSteps(optax.adamw(1e-2), every_k_schedule=2),
+    "lamb": lambda: optax.lamb(1e-2),
+    "adagrad": lambda: optax.adagrad(1e-2),
+    "rmsprop": lambda: optax.rmsprop(1e-2, centered=True, momentum=0.9),
+    "adadelta": lambda: optax.adadelta(1e-2),
+    "adamax": lambda: optax.adamax(1e-2),
+    "amsgrad": lambda: optax.amsgrad(1e-2),
+    "nadamw": lambda: optax.nadamw(1e-2),
+    "yogi": lambda: optax.yogi(1e-2),
+    "radam": lambda: optax.radam(1e-2),
+    "adan": lambda: optax.adan(1e-2),
+    "muon": lambda: optax.contrib.muon(1e-2),
+    "schedule-free": lambda: optax.contrib.schedule_free_adamw(1e-2),
+    "prodigy": lambda: optax.contrib.prodigy(1e-2),
+    "ema": lambda: optax.chain(optax.adam(1e-2), optax.ema(0.99)),
+    "accumulated-bf16": lambda: optax.chain(
+        optax.scale_by_adam(mu_dtype=jnp.bfloat16), optax.scale(-1e-2)
+    ),
     "inject": lambda: optax.inject_hyperparams(optax.adamw)(learning_rate=SCHEDULE),
 }
 
@@ -75,8 +93,26 @@ WANTED = {
 }
 
 
+UPDATE_ALONE = {"zero1": "zero3", "zero2": "zero3"}
+"""Stages that store the moments as stage 3 does, and the parameters whole."""
+
+
 def mesh_of(strategy):
     return "data=2,model=4" if "+" in strategy else "x=8"
+
+
+@pytest.mark.parametrize("strategy", UPDATE_ALONE)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_update_is_cut_and_parameters_are_not(plan_of, name, strategy):
+    step, params, opt_state, batches = make(name)
+    plan = plan_of(step, (params, opt_state, batches[0]), strategy, "x=8")
+    wanted = WANTED[UPDATE_ALONE[strategy]]
+    for leaf in plan.arguments:
+        path = leaf.path.split("/")
+        if path[0] == "params":
+            assert leaf.spec.is_replicated
+        elif path[0] == "opt_state" and path[-1] in PARAMS and leaf.shape == PARAMS[path[-1]]:
+            assert str(leaf.spec) == wanted[path[-1]], leaf.path
 
 
 @pytest.mark.parametrize("strategy", WANTED)

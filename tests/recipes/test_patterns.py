@@ -216,7 +216,7 @@ create, step = models.make_training(spec, optax.adamw(1e-3))
 args = jax.eval_shape(create, jax.random.key(0)), spec.example_batch(16, 32)
 plan = plan_by_recipe(trace(step, args), parse_mesh("data=2,model=4", 8), "zero3+tensor")
 said = [plan.explain(), plan.notes, list(plan.constraints.items()), sorted(plan.regathers)]
-said.append(list(plan.reduce_scatters.items()))
+said.append(list(plan.reductions.items()))
 print(hashlib.sha256(repr(said).encode()).hexdigest())
 """
 

@@ -10,7 +10,7 @@ import pytest
 
 from autoshard.lowering import Emitter
 from autoshard.plan import MeshShape, Plan
-from autoshard.tracing import Op, Program
+from autoshard.tracing import Program
 
 
 class NoConstraints:
@@ -19,8 +19,8 @@ class NoConstraints:
     def constrain(self, array: Any, chain: Sequence[Any]) -> Any:
         pytest.fail(f"an empty plan constrained {array} to {chain}")
 
-    def reduce_scatter(self, op: Op, operands: Sequence[Any], scatter: Any) -> Any:
-        pytest.fail(f"an empty plan scattered {op}")
+    def reduce(self, terms: Sequence[Any]) -> Any:
+        pytest.fail(f"an empty plan combined {terms}")
 
 
 @pytest.fixture
