@@ -50,7 +50,7 @@ class PinPathError(PinError):
         why = f", and is no regular expression ({problem})" if problem else ""
         super().__init__(
             f"pins[{key!r}] matches no argument and no result{why}. Did you mean "
-            f"{', '.join(map(repr, self.close)) or 'one of none'}?\n"
+            f"{', '.join(map(repr, self.close)) or 'nothing, there is none'}?\n"
             "A key is a whole path, the end of one from a '/' on, or a regular expression for "
             "either; .plan(...).explain() lists the paths.\n"
             f"Mend it: pins={{{(self.close or ('params/w',))[0]!r}: …}}"

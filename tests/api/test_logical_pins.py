@@ -76,13 +76,13 @@ def test_nnx_state():
     "rules", [{"embed": 3}, [("embed",)], {3: "data"}, [("a", "data", "model")]]
 )
 def test_what_is_no_rule(rules):
-    with pytest.raises(LogicalAxisError, match="rules: .*\nMend it"):
+    with pytest.raises(LogicalAxisError, match=r"rules: .*\nMend it"):
         autoshard.logical_pins(variables(), rules)
 
 
 def test_names_that_do_not_fit():
     twice = nn.LogicallyPartitioned(jax.ShapeDtypeStruct((4, 4), "float32"), ("a", "a"))
-    with pytest.raises(LogicalAxisError, match="w: names .*more than once"):
+    with pytest.raises(LogicalAxisError, match=r"w: names .*more than once"):
         autoshard.logical_pins({"w": twice}, {"a": "data"})
     short = nn.Partitioned(jax.ShapeDtypeStruct((4, 4), "float32"), ("data",))
     with pytest.raises(LogicalAxisError, match=r"array of shape \[4, 4\]"):

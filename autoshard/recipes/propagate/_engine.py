@@ -143,6 +143,8 @@ def _settle(
     while waiting:
         op_id = heapq.heappop(waiting)
         queued.discard(op_id)
+        if schedule.waits(op_id, turn):
+            continue
         changed = infer(
             rules[op_id],
             slots.operands(op_id),

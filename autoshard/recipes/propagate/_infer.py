@@ -72,14 +72,15 @@ def infer(
 
 
 def _wanted(rule: OpRule, views: Sequence[View]) -> list[tuple[str, tuple[str, ...], Slot]]:
-    """Factors with axes in the order of preference, and the largest array that has them."""
+    """Factors with axes in the order of preference, and the largest array that has all of them."""
     found: list[tuple[tuple[int, int, int], str, tuple[str, ...], Slot]] = []
     for position, (name, factor) in enumerate(rule.factors.items()):
         holders = [view for view in views if view.axes.get(name)]
         axes = _agreed([view.axes[name] for view in holders])
         if not axes:
             continue
-        source = max(holders, key=lambda view: view.slot.nbytes)
+        complete = [view for view in holders if len(view.axes[name]) >= len(axes)]
+        source = max(complete, key=lambda view: view.slot.nbytes)
         rank = (_RANK[factor.kind], -source.slot.nbytes, position)
         found.append((rank, name, axes, source.slot))
     return [(name, axes, source) for _, name, axes, source in sorted(found, key=lambda f: f[0])]

@@ -48,6 +48,10 @@ class Schedule:
             else:
                 self._first[op_id] = Turn.MOVES if shared else Turn.SINGLE_USE_MOVES
 
+    def waits(self, op_id: int, turn: Turn) -> bool:
+        """Whether an op has no say in a turn yet."""
+        return turn < self._first[op_id]
+
     def learns(self, op_id: int, turn: Turn, kind: FactorKind) -> tuple[bool, bool]:
         """Whether an op's operands and results may learn of a kind of factor in a turn."""
         first = self._first[op_id]
