@@ -92,6 +92,12 @@ def _safetensors_sink(path: Path, options: SinkOptions) -> Any:
     )
 
 
+def _torch_sink(path: Path, options: SinkOptions) -> Any:
+    return formats.TorchSink(
+        path, journal=options.journal, block_bytes=options.block_bytes, files=options.files
+    )
+
+
 def _region_sink(kind: Callable[..., Any]) -> Callable[[Path, SinkOptions], Any]:
     return lambda path, options: kind(
         path, journal=options.journal, block_bytes=options.block_bytes
@@ -134,7 +140,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             open=lambda path, options: formats.open_torch(
                 path, opaque=options.opaque, verify=options.verify
             ),
-            create=None,
+            create=_torch_sink,
         ),
         "npz": Format(
             name="npz",

@@ -171,6 +171,10 @@ def _rotary(p: Parameters) -> Op:
     return ops.Rotary(dim=p.integer("dim"), to=p.choice("to", ["halves", "interleaved"]))
 
 
+def _rescale(p: Parameters) -> Op:
+    return ops.Rescale(root_of=p.integer("by_sqrt"))
+
+
 _ELEMENT: Mapping[str, Callable[[Parameters], Op]] = MappingProxyType(
     {
         "transpose": _transpose,
@@ -180,6 +184,7 @@ _ELEMENT: Mapping[str, Callable[[Parameters], Op]] = MappingProxyType(
         "pad": _pad,
         "cast": _cast,
         "rotary": _rotary,
+        "rescale": _rescale,
     }
 )
 

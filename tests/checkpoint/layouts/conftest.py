@@ -1,6 +1,10 @@
 """Checkpoints in memory, which count what is read of them."""
 
+import io
+import pickle
+import zipfile
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -67,11 +71,77 @@ def importing(text, arrays, given=None, config=None):
     return layout, apply(layout, source)
 
 
+class Size(tuple):
+    """Stands for a `torch.Size`."""
+
+
+class TorchPickler(pickle._Pickler):
+    """Writes the pickles that `torch.save` writes, for arrays and without torch."""
+
+    dispatch = pickle._Pickler.dispatch.copy()
+    storages: ClassVar = {
+        "float32": "FloatStorage",
+        "bfloat16": "BFloat16Storage",
+        "int64": "LongStorage",
+        "float16": "HalfStorage",
+    }
+
+    def __init__(self, file):
+        super().__init__(file, protocol=2)
+        self.arrays = []
+
+    def name(self, module, name):
+        self.write(pickle.GLOBAL + f"{module}\n{name}\n".encode())
+
+    def save_array(self, array):
+        self.name("torch._utils", "_rebuild_tensor_v2")
+        strides = tuple(s // array.itemsize for s in array.strides)
+        self.write(pickle.MARK + pickle.MARK)
+        self.save("storage")
+        self.name("torch", self.storages[array.dtype.name])
+        for item in (str(len(self.arrays)), "cpu", array.size):
+            self.save(item)
+        self.write(pickle.TUPLE + pickle.BINPERSID)
+        for item in (0, array.shape, strides, False):
+            self.save(item)
+        self.name("collections", "OrderedDict")
+        self.write(pickle.EMPTY_TUPLE + pickle.REDUCE + pickle.TUPLE + pickle.REDUCE)
+        self.arrays.append(array)
+
+    def save_size(self, size):
+        self.name("torch", "Size")
+        self.save(tuple(size))
+        self.write(pickle.TUPLE1 + pickle.REDUCE)
+
+    dispatch[np.ndarray] = save_array
+    dispatch[Size] = save_size
+
+
+def torch_save(path, content):
+    """Writes a file as `torch.save` does."""
+    pickled = io.BytesIO()
+    pickler = TorchPickler(pickled)
+    pickler.dump(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{path.stem}/data.pkl", pickled.getvalue())
+        archive.writestr(f"{path.stem}/byteorder", b"little")
+        for number, array in enumerate(pickler.arrays):
+            # A transposed array lies in memory as what it is the transpose of.
+            archive.writestr(f"{path.stem}/data/{number}", array.tobytes("A"))
+        archive.writestr(f"{path.stem}/version", b"3\n")
+
+
 @pytest.fixture
 def kit():
     """The helpers above: test modules cannot import each other."""
     return SimpleNamespace(
-        MemorySource=MemorySource, contents=contents, same_bits=same_bits, importing=importing
+        MemorySource=MemorySource,
+        contents=contents,
+        same_bits=same_bits,
+        importing=importing,
+        torch_save=torch_save,
+        Size=Size,
     )
 
 

@@ -12,11 +12,17 @@ from autoshard.checkpoint._tensors import TensorSource
 from autoshard.checkpoint.layouts import _deepspeed, _formats, _presets
 from autoshard.checkpoint.layouts._apply import View, apply
 from autoshard.checkpoint.layouts._bindings import Known, Side
-from autoshard.checkpoint.layouts._detect import detect_layout
+from autoshard.checkpoint.layouts._detect import detect_layout, matches
 from autoshard.checkpoint.layouts._rules import Layout
 from autoshard.checkpoint.layouts._spec import Spec
 from autoshard.checkpoint.layouts.convert._request import Request
-from autoshard.checkpoint.layouts.convert._sources import cast, put_under, take_from
+from autoshard.checkpoint.layouts.convert._sources import (
+    Moved,
+    cast,
+    merged,
+    put_under,
+    take_from,
+)
 from autoshard.errors import CheckpointExistsError, LossyLayoutError, UsageError
 
 
@@ -126,8 +132,27 @@ def prepare(request: Request) -> Conversion:
         _collect(view, dropped, losses, allow_lossy=request.allow_lossy)
         return view, layout
 
+    def of_each_folder(name: str, source: TensorSource) -> TensorSource:
+        """A second layout, of parameters, for each folder of them: fp32, exp_avg, …"""
+        spec = _presets.get(name)
+        parts: list[TensorSource] = []
+        kept: dict[str, str] = {}
+        infos = source.tensors()
+        for folder in dict.fromkeys(path.split("/")[0] for path in infos):
+            paths = [path for path in infos if path.startswith(f"{folder}/")]
+            inner = Moved(source, {path.removeprefix(f"{folder}/"): path for path in paths})
+            if paths and matches(spec, inner.tensors()):
+                parts.append(put_under(through(spec, inner, "foreign")[0], folder))
+            else:
+                kept |= {path: path for path in paths or [folder]}
+        if not parts:
+            through(spec, source, "foreign")  # says what does not fit
+        return merged([*parts, Moved(source, kept)])
+
     to_spec = None if request.to_layout in (None, "none") else _presets.get(request.to_layout)
     result, from_layout = through(opened.spec, source, "foreign")
+    for name in (request.from_layout or "").split("+")[1:]:
+        result = of_each_folder(name, result)
     if to_spec is None:
         result = (
             put_under(result, request.under)
@@ -179,7 +204,7 @@ class _Opened:
 
 def _open(request: Request) -> _Opened:
     options = _formats.OpenOptions(verify=request.verify)
-    asked = request.from_layout
+    asked = request.from_layout and request.from_layout.split("+")[0]
     if asked is not None and asked.startswith("deepspeed"):
         source, spec = _deepspeed.open_deepspeed(request.source, options)
         return _Opened(source=source, format="torch", spec=spec, config=_config(request, source))

@@ -82,6 +82,45 @@ def take_from(source: TensorSource, folder: str) -> tuple[TensorSource, list[str
     return Moved(source, inside), [n for n in source.tensors() if not n.startswith(prefix)]
 
 
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The tensors of several sources that share no name.
+
+    Args:
+        sources: The sources.
+        owners: Name → the source it is of.
+    """
+
+    sources: tuple[TensorSource, ...]
+    owners: Mapping[str, TensorSource]
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """All of them."""
+        return {name: info for s in self.sources for name, info in s.tensors().items()}
+
+    def values(self) -> Mapping[str, Any]:
+        """Leaves that are no tensors."""
+        return {name: value for s in self.sources for name, value in s.values().items()}
+
+    def metadata(self) -> Mapping[str, Any]:
+        """What the first says of itself."""
+        return self.sources[0].metadata()
+
+    def read(self, name: str, index: Index) -> np.ndarray[Any, Any]:
+        """A piece."""
+        return self.owners[name].read(name, index)
+
+    def close(self) -> None:
+        """Closes all."""
+        for source in self.sources:
+            source.close()
+
+
+def merged(sources: list[TensorSource]) -> Merged:
+    """Sources as one."""
+    return Merged(tuple(sources), {name: s for s in sources for name in s.tensors()})
+
+
 def _prefix(folder: str) -> str:
     return f"{folder.strip('/')}/" if folder.strip("/") else ""
 

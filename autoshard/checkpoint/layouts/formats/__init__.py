@@ -10,4 +10,5 @@ from autoshard.checkpoint.layouts.formats._region_sink import RegionSink as Regi
 from autoshard.checkpoint.layouts.formats._regions import RegionSource as RegionSource
 from autoshard.checkpoint.layouts.formats._safetensors import SafetensorsSink as SafetensorsSink
 from autoshard.checkpoint.layouts.formats._safetensors import open_safetensors as open_safetensors
+from autoshard.checkpoint.layouts.formats._torch_sink import TorchSink as TorchSink
 from autoshard.checkpoint.layouts.formats._torch_zip import open_torch as open_torch

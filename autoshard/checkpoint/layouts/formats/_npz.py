@@ -4,7 +4,6 @@ import ast
 import io
 import json
 import math
-import os
 import re
 import struct
 import threading
@@ -21,6 +20,7 @@ from autoshard.checkpoint.layouts._parameters import dtype_of
 from autoshard.checkpoint.layouts.formats._region_sink import FilePlan, RegionSink
 from autoshard.checkpoint.layouts.formats._regions import FilePool, Region, RegionSource, Seal
 from autoshard.checkpoint.layouts.formats._zip import Member, members
+from autoshard.checkpoint.layouts.formats._zip_writer import Entry, ZipPlan
 from autoshard.errors import ForeignFileError
 
 _TYPES = "autoshard_dtypes.json"
@@ -180,7 +180,7 @@ def _npy_header(
 
 
 class NpzSink(RegionSink):
-    """Writes an uncompressed npz file, with zip64 records where it is large."""
+    """Writes an uncompressed npz file, with zip64 records throughout."""
 
     @property
     def single_file(self) -> bool:
@@ -189,49 +189,36 @@ class NpzSink(RegionSink):
 
     def plan(self, infos: Mapping[str, TensorInfo], metadata: Mapping[str, Any]) -> list[FilePlan]:
         """One file."""
-        types = {n: i.dtype.name for n, i in infos.items() if np.dtype(i.dtype.str) != i.dtype}
-        contents: list[tuple[str, bytes, int]] = [
-            (f"{name}.npy", _npy(info), info.nbytes) for name, info in infos.items()
+        del metadata
+        entries = [
+            Entry(name=f"{name}.npy", head=_npy(info), nbytes=info.nbytes)
+            for name, info in infos.items()
         ]
+        types = {n: i.dtype.name for n, i in infos.items() if np.dtype(i.dtype.str) != i.dtype}
         if types:
-            contents.append((_TYPES, json.dumps(types).encode(), 0))
-        literals: dict[int, bytes] = {}
-        regions: dict[str, Region] = {}
-        self._members: list[tuple[str, int, int]] = []  # name, offset of the header, bytes
-        at = 0
-        for name, head, nbytes in contents:
-            size = len(head) + nbytes
-            literals[at] = _local_header(name, size, 0) + head
-            self._members.append((name, at, size))
-            start = at + len(literals[at])
-            tensor = name.removesuffix(".npy")
-            if name.endswith(".npy"):
-                info = infos[tensor]
-                regions[tensor] = Region(
-                    path=Path(self.path.name), offset=start, shape=info.shape, dtype=info.dtype
-                )
-            at = start + nbytes
-        self._directory_at = at
-        end = _directory([(*m, 0) for m in self._members], at)
-        literals[at] = end
-        nbytes = at + len(end)
-        return [FilePlan(name=self.path.name, nbytes=nbytes, literals=literals, regions=regions)]
+            entries.append(Entry(name=_TYPES, head=json.dumps(types).encode()))
+        self._zip = ZipPlan(tuple(entries))
+        path = Path(self.path.name)
+        places = zip(infos.items(), self._zip.array_offsets(), strict=False)
+        return [
+            FilePlan(
+                name=self.path.name,
+                nbytes=self._zip.nbytes(),
+                literals=self._zip.literals(),
+                regions={
+                    name: Region(path=path, offset=at, shape=info.shape, dtype=info.dtype)
+                    for (name, info), at in places
+                },
+            )
+        ]
 
     def finish_file(self, plan: FilePlan, descriptor: int) -> None:
         """Writes the checksums, now that all members are there."""
         path = self.staging / plan.name
-        entries: list[tuple[str, int, int, int]] = []
-        for name, at, size in self._members:
-            start = at + len(_local_header(name, size, 0))
-            crc = 0
-            for offset in range(0, size, 1 << 20):
-                n = min(1 << 20, size - offset)
-                crc = zlib.crc32(os.pread(descriptor, n, start + offset), crc)
-            header = memoryview(_local_header(name, size, crc))
-            self._files.write_at(descriptor, header, at, path)
-            entries.append((name, at, size, crc))
-        data = memoryview(_directory(entries, self._directory_at))
-        self._files.write_at(descriptor, data, self._directory_at, path)
+        self._zip.finish(
+            descriptor,
+            lambda at, data: self._files.write_at(descriptor, memoryview(data), at, path),
+        )
 
 
 def _npy(info: TensorInfo) -> bytes:
@@ -244,39 +231,3 @@ def _npy(info: TensorInfo) -> bytes:
     }
     np.lib.format.write_array_header_1_0(buffer, header)
     return buffer.getvalue()
-
-
-_STAMP = (0, 0x21)  # midnight of 1 January 1980, the first that zip knows
-
-
-def _local_header(name: str, size: int, crc: int) -> bytes:
-    encoded = name.encode()
-    extra = struct.pack("<HHQQ", 1, 16, size, size)
-    wide = 0xFFFFFFFF
-    head = struct.pack(
-        "<4s5H3I2H",
-        *(b"PK\x03\x04", 45, 0x800, 0, *_STAMP),
-        *(crc, wide, wide, len(encoded), len(extra)),
-    )
-    return head + encoded + extra
-
-
-def _directory(entries: list[tuple[str, int, int, int]], at: int) -> bytes:
-    """The central directory, in zip64 throughout, so that its size is known beforehand."""
-    out = bytearray()
-    wide = 0xFFFFFFFF
-    for name, offset, size, crc in entries:
-        encoded = name.encode()
-        extra = struct.pack("<HHQQQ", 1, 24, size, size, offset)
-        out += struct.pack(
-            "<4s6H3I5H2I",
-            *(b"PK\x01\x02", 45, 45, 0x800, 0, *_STAMP),
-            *(crc, wide, wide, len(encoded), len(extra), 0, 0, 0, 0, wide),
-        )
-        out += encoded + extra
-    count, size = len(entries), len(out)
-    out += struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, at)
-    out += struct.pack("<4sIQI", b"PK\x06\x07", 0, at + size, 1)
-    short = min(count, 0xFFFF)
-    out += struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, short, short, wide, wide, 0)
-    return bytes(out)

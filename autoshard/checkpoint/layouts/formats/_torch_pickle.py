@@ -34,7 +34,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
         **_F8,
     }
 )
-_STORAGES: Mapping[str, str] = MappingProxyType(
+STORAGES: Mapping[str, str] = MappingProxyType(
     {
         **{"DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16"},
         **{"LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16"},
@@ -218,7 +218,7 @@ class _Machine:
         kind, storage, key, _, _ = self.pop()
         if kind != "storage" or not isinstance(storage, Global):
             raise UnsafePickleError(self._path, f"the persistent object {kind!r}")
-        dtype = DTYPES[_STORAGES[storage.name]]
+        dtype = DTYPES[STORAGES[storage.name]]
         self._stack.append(Storage(str(key), dtype))
 
     def set_items(self, items: list[Any]) -> None:
@@ -285,7 +285,7 @@ _CALLS: Mapping[str, Callable[..., Any]] = MappingProxyType(
 
 def _is_name(found: Global) -> bool:
     """Names that are data: storages, element types, and what default dicts are made with."""
-    if found.module in ("torch", "torch.storage") and found.name in (*_STORAGES, "TypedStorage"):
+    if found.module in ("torch", "torch.storage") and found.name in (*STORAGES, "TypedStorage"):
         return True
     return (found.module == "torch" and found.name in DTYPES) or (
         found.module == "builtins" and found.name in ("int", "float", "dict", "list", "str")

@@ -17,3 +17,4 @@ from autoshard.checkpoint.layouts.ops._shaping import Unflatten as Unflatten
 from autoshard.checkpoint.layouts.ops._values import Cast as Cast
 from autoshard.checkpoint.layouts.ops._values import Dequantise as Dequantise
 from autoshard.checkpoint.layouts.ops._values import Quantise as Quantise
+from autoshard.checkpoint.layouts.ops._values import Rescale as Rescale

@@ -1,5 +1,6 @@
 """Ops that change elements: casts and quantisation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,6 +53,45 @@ class Cast(Op):
         if widens(self.source, self.to):
             return None
         return Loss(f"precision, from {self.source.name} to {self.to.name}", rounds=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescale(Op):
+    """Elements times or over the square root of a number: the scale of attention, folded in.
+
+    Args:
+        root_of: The number.
+        divide: Whether to divide by its root.
+    """
+
+    root_of: int
+    divide: bool = False
+
+    def infos(self, inputs: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
+        """The array as it was."""
+        require_count(inputs, 1)
+        if not is_float(inputs[0].dtype) or self.root_of < 1:
+            raise OpError(f"multiplies by the root of {self.root_of}: {shown(inputs[0])}")
+        return (inputs[0],)
+
+    def read(self, inputs: Sequence[LazyArray], position: int, index: Index) -> Piece:
+        """Reads, computes in float64 and rounds once."""
+        del position
+        piece = inputs[0].read(index)
+        wide = piece.astype(np.complex128 if piece.dtype.kind == "c" else np.float64)
+        root = math.sqrt(self.root_of)
+        return (wide / root if self.divide else wide * root).astype(piece.dtype)
+
+    def inverse(self) -> "Rescale":
+        """The other way round."""
+        return Rescale(root_of=self.root_of, divide=not self.divide)
+
+    def loss(self, inputs: Sequence[TensorInfo]) -> Loss | None:
+        """Nothing where the root is a power of two, for that only moves exponents."""
+        root = math.isqrt(self.root_of)
+        if root * root == self.root_of and root & (root - 1) == 0:
+            return None
+        return Loss(f"the last bit, by the root of {self.root_of}", rounds=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
