@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 from autoshard.checkpoint._tensors import Index
 
-TILE_BYTES = 2 << 20
-"""No tile is larger; of an array above this size, none but the ragged is smaller than half."""
+TILE_BYTES = 1 << 20
+"""No tile is larger. This and `_CUTS` are part of the format: digests depend on canonical tiles."""
+_CUTS = ((8 << 20, 3), (1 << 20, 2))
+"""From so many bytes, each of the last two dimensions is halved so many times at least."""
+_LEAST_SIDE = 16  # elements
 FILE_BYTES = 128 << 20
 """No file of tiles is larger."""
 
@@ -111,14 +114,25 @@ def covers(outer: Index, inner: Index) -> bool:
 def canonical_tile(shape: Sequence[int], itemsize: int) -> Shape:
     """The tile of an array, from nothing but its shape and the bytes of an element.
 
-    Halved until it fits `TILE_BYTES`: first the leading dimensions, from the left, for they stack
-    what is read apart (layers, experts); then the larger of the last two. Halving, unlike a fixed
-    side, leaves tiles almost equal and meets the borders of shards cut by powers of two.
+    Dimensions are halved until it fits `TILE_BYTES`: first the leading ones, from the left, for
+    they stack what is read apart (layers, experts); then the larger of the last two. These two are
+    cut a few times in any case, so that a reader of some rows or columns does not read them all.
+    Halving, unlike a fixed side, leaves tiles almost equal and meets the borders of shards that
+    are cut by powers of two.
     """
     tile = [max(1, n) for n in shape]
+    leading = range(len(tile) - 2)
+    while math.prod(tile) * itemsize > TILE_BYTES and any(tile[d] > 1 for d in leading):
+        d = next(d for d in leading if tile[d] > 1)
+        tile[d] = -(-tile[d] // 2)
+    nbytes = math.prod(tile) * itemsize
+    times = next((n for least, n in _CUTS if nbytes >= least), 0) if len(tile) > 1 else 0
+    for d in range(max(0, len(tile) - 2), len(tile)):
+        for _ in range(times):
+            if tile[d] >= 2 * _LEAST_SIDE:
+                tile[d] = -(-tile[d] // 2)
     while math.prod(tile) * itemsize > TILE_BYTES:
-        leading = next((d for d in range(len(tile) - 2) if tile[d] > 1), None)
-        d = max(range(len(tile)), key=tile.__getitem__) if leading is None else leading
+        d = max(range(len(tile)), key=tile.__getitem__)
         tile[d] = -(-tile[d] // 2)
     return tuple(tile)
 
