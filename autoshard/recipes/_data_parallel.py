@@ -5,6 +5,7 @@ from __future__ import annotations
 from autoshard.errors import BatchError
 from autoshard.recipes._context import Context, seed_batch
 from autoshard.recipes._flow import Flow, Unit, Verdict
+from autoshard.recipes._notes import whole_note
 from autoshard.rules import OpRule
 from autoshard.tracing import Op
 
@@ -38,7 +39,10 @@ def data_parallel(flow: Flow, context: Context, unit: Unit, *, strict: bool = Fa
         return None if name is None else (name, "batch dimension of the data")
 
     flow.spread(unit, decide if strict else None)
-    return []
+    data = [leaf for leaf in flow.program.arguments if leaf.op in context.roles.data]
+    whole = [leaf for leaf in data if not flow.labelled(leaf.op, unit)]
+    what = f"data of which every device gets all, for {'×'.join(unit)} does not divide its batch"
+    return whole_note(flow, whole, unit, what)
 
 
 def replicate(flow: Flow, context: Context, unit: Unit) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from autoshard.plan import human_bytes
 from autoshard.recipes._flow import Flow, Unit
+from autoshard.recipes._notes import whole_note
 from autoshard.rules import FactorKind
 from autoshard.tracing import TIE, Leaf
 
@@ -93,15 +93,6 @@ def stored_whole(flow: Flow, leaves: Iterable[Leaf], unit: Unit) -> list[str]:
     Returns:
         One note, or none.
     """
-    program, n = flow.program, flow.mesh.size_of(unit)
-    left = [
-        leaf for leaf in leaves if program.argument_value(leaf).shape and not flow.is_held(leaf.op)
-    ]
-    if not left or n == 1:
-        return []
-    nbytes = sum(program.argument_value(leaf).nbytes for leaf in left)
-    shown = ", ".join(leaf.path for leaf in left[:3]) + (", …" if len(left) > 3 else "")
-    return [
-        f"stored whole, for {'×'.join(unit)} = {n} divides none of their "
-        f"free dimensions: {shown} ({human_bytes(nbytes)} in all)"
-    ]
+    n = flow.mesh.size_of(unit)
+    what = f"stored whole, for {'×'.join(unit)} = {n} divides none of their free dimensions"
+    return whole_note(flow, leaves, unit, what)

@@ -11,8 +11,10 @@ and the cross-entropy.
 
 from __future__ import annotations
 
+from autoshard.plan import human_bytes
 from autoshard.recipes._context import Context
 from autoshard.recipes._flow import Flow, Unit, Verdict
+from autoshard.recipes._notes import bytes_per_device, ways_out
 from autoshard.rules import FactorKind, OpRule
 from autoshard.tracing import Op
 
@@ -42,12 +44,23 @@ def tensor(flow: Flow, context: Context, unit: Unit) -> list[str]:
     rest = {op.id for op in program.ops} - context.batch_ops
     flow.spread(unit, among=rest)  # state follows its weight before it follows a gradient
     flow.spread(unit)
-    paths = {leaf.op: leaf.path for leaf in flow.program.arguments}
-    notes = [
-        f"{paths.get(op_id, op_id)} is not cut by column over {'×'.join(unit)}: {why}"
-        for op_id, why in uncut.items()
-    ]
+    notes = _uncut_notes(flow, uncut, unit)
     return notes[:4] + ([f"… and {len(notes) - 4} more arrays"] if len(notes) > 4 else [])
+
+
+def _uncut_notes(flow: Flow, uncut: dict[int, str], unit: Unit) -> list[str]:
+    """Weights that stay whole, with their bytes and what can be done; pinned ones are meant so."""
+    program, n = flow.program, flow.mesh.size_of(unit)
+    notes: list[str] = []
+    for leaf in program.arguments:
+        if leaf.op not in uncut or flow.is_held(leaf.op) or n == 1:
+            continue
+        notes.append(
+            f"{leaf.path} is not cut by column over {'×'.join(unit)}: {uncut[leaf.op]}, "
+            f"{human_bytes(bytes_per_device(flow, leaf))} on every device; "
+            f"{ways_out(flow, leaf, unit)}"
+        )
+    return notes
 
 
 def _weight_op(

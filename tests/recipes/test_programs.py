@@ -238,8 +238,23 @@ def test_what_cannot_be_cut_is_named(plan_of):
     params = {"w": normal(0, 16, 5), "odd": normal(1, 5)}
     plan = plan_of(step, (params, normal(2, 16, 16)), "zero3", "x=8")
     (note,) = plan.notes
-    assert note.startswith("stored whole")
-    assert note.endswith("params/odd (20 B in all)")
+    assert note == (
+        "stored whole, for x = 8 divides none of their free dimensions: params/odd [5] (20 B), "
+        "20 B on every device; ways out: pad dimension 0 of params/odd from 5 to 8, or give the "
+        "term fewer devices than x = 8"
+    )
+
+
+def test_data_that_cannot_be_cut_is_named(plan_of):
+    step = descend(lambda p, b: jnp.mean((b["x"] @ p["w"]) ** 2) + jnp.mean(b["extra"] @ p["w"]))
+    batch = {"x": normal(1, 16, 8), "extra": normal(2, 6, 8)}
+    plan = plan_of(step, ({"w": normal(0, 8, 8)}, batch), "dp", "x=8")
+    (note,) = plan.notes
+    assert (
+        "batch/extra [6, 8] (192 B)" in note
+        and "pad dimension 0 of batch/extra from 6 to 8" in note
+    )
+    assert str(plan.leaf("batch/extra").spec) == "P(-, -)"
 
 
 def test_positions_beside_a_batch(check):
