@@ -130,13 +130,9 @@ def apply(layout: Layout, source: TensorSource) -> View:
     )
 
 
-def fits(layout: Layout, infos: Mapping[str, TensorInfo]) -> bool:
-    """Whether each tensor has one rule, and each rule has tensors. Shapes are not looked at."""
-    try:
-        _claims(layout, infos)
-    except LayoutError:
-        return False
-    return True
+def check_names(layout: Layout, infos: Mapping[str, TensorInfo]) -> None:
+    """Raises `LayoutError` unless each tensor has one rule, and each rule has tensors."""
+    _claims(layout, infos)
 
 
 def _hint(layout: Layout) -> str:

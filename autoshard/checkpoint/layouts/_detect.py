@@ -6,7 +6,7 @@ from typing import Any
 
 from autoshard.checkpoint._tensors import TensorInfo
 from autoshard.checkpoint.layouts import _presets
-from autoshard.checkpoint.layouts._apply import fits
+from autoshard.checkpoint.layouts._apply import check_names
 from autoshard.checkpoint.layouts._bindings import Known
 from autoshard.checkpoint.layouts._spec import Spec
 from autoshard.errors import LayoutBindingError, LayoutError, UsageError
@@ -51,13 +51,24 @@ def detect_layout(
 
 def matches(spec: Spec, infos: Mapping[str, TensorInfo]) -> bool:
     """Whether each tensor has one rule, and each rule has tensors. Shapes are not looked at."""
+    try:
+        require_match(spec, infos)
+    except LayoutError:
+        return False
+    return True
+
+
+def require_match(spec: Spec, infos: Mapping[str, TensorInfo]) -> None:
+    """Raises `LayoutError` unless each tensor has one rule, and each rule has tensors.
+
+    Quantities that nothing tells do not matter to names.
+    """
     given: dict[str, Any] = {}
     while True:
         try:
             layout = spec.layout(Known(side="foreign", infos=infos, given=given))
         except LayoutBindingError as error:
             given[error.name] = 1
-            continue
-        except LayoutError:
-            return False
-        return fits(layout, infos)
+        else:
+            check_names(layout, infos)
+            return

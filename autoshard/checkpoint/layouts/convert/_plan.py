@@ -12,7 +12,7 @@ from autoshard.checkpoint._tensors import TensorSource
 from autoshard.checkpoint.layouts import _deepspeed, _formats, _presets
 from autoshard.checkpoint.layouts._apply import View, apply
 from autoshard.checkpoint.layouts._bindings import Known, Side
-from autoshard.checkpoint.layouts._detect import detect_layout, matches
+from autoshard.checkpoint.layouts._detect import detect_layout, matches, require_match
 from autoshard.checkpoint.layouts._rules import Layout
 from autoshard.checkpoint.layouts._spec import Spec
 from autoshard.checkpoint.layouts.convert._request import Request
@@ -23,7 +23,7 @@ from autoshard.checkpoint.layouts.convert._sources import (
     put_under,
     take_from,
 )
-from autoshard.errors import CheckpointExistsError, LossyLayoutError, UsageError
+from autoshard.errors import CheckpointExistsError, LayoutBindingError, LossyLayoutError, UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +127,18 @@ def prepare(request: Request) -> Conversion:
         used.update(spec.bindings)
         given = {key: value for key, value in request.given.items() if key in spec.bindings}
         known = Known(side=side, infos=source.tensors(), config=config, given=given)
-        layout = spec.layout(known)
+        try:
+            layout = spec.layout(known)
+        except LayoutBindingError:
+            if side == "foreign":  # names that do not fit at all are the better thing to say
+                require_match(spec, source.tensors())
+            raise
         view = apply(layout if side == "foreign" else layout.inverse(), source)
         _collect(view, dropped, losses, allow_lossy=request.allow_lossy)
         return view, layout
 
     def of_each_folder(name: str, source: TensorSource) -> TensorSource:
-        """A second layout, of parameters, for each folder of them: fp32, exp_avg, …"""
+        """A second layout, of parameters, for each folder of them, such as fp32 and exp_avg."""
         spec = _presets.get(name)
         parts: list[TensorSource] = []
         kept: dict[str, str] = {}

@@ -26,8 +26,8 @@ from autoshard.checkpoint.layouts._boxes import blocks
 from autoshard.checkpoint.layouts.formats._regions import Region, runs
 from autoshard.errors import CheckpointExistsError, CheckpointWriteError, ConversionError
 
-_SYNC_BYTES = 64 << 20
-"""Data are synced, and then told to the journal, whenever this much was written."""
+_BLOCKS_PER_SYNC = 8
+"""Data are synced, and then told to the journal, whenever this many blocks were written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,7 +300,7 @@ class RegionSink(ABC):
     def _note(self, entry: dict[str, Any], nbytes: int) -> None:
         self._unsynced.append(entry)
         self._unsynced_bytes += nbytes
-        if self._unsynced_bytes >= _SYNC_BYTES:
+        if self._unsynced_bytes >= _BLOCKS_PER_SYNC * self._block_bytes:
             self._flush()
 
     def _flush(self) -> None:
@@ -317,9 +317,12 @@ class RegionSink(ABC):
         self._unsynced_bytes = 0
 
     def _close(self) -> None:
+        if self._journal < 0:
+            return
         for descriptor in (*self._descriptors.values(), self._journal):
             os.close(descriptor)
         self._descriptors.clear()
+        self._journal = -1
 
     @contextlib.contextmanager
     def _writing(self) -> Any:
