@@ -35,34 +35,37 @@ def born_sharded(
             stands for a larger one.
 
     Returns:
-        The variables. Without a usable example they are stored in parts by their sizes.
+        The variables. What no example can be planned with is stored in parts by its sizes.
     """
     with planning():
         shapes = jax.eval_shape(create, *args)
     leaves, tree = jax.tree.flatten(shapes)
-    placed = _planned(model, shapes, leaves, example(shapes))
-    if placed is None:
-        axes = storage_axes(model.mesh, model.strategy)
-        placed = {id(leaf): stored(leaf.shape, model.mesh, axes) for leaf in leaves}
+    axes = storage_axes(model.mesh, model.strategy)
+    placed = {id(leaf): stored(leaf.shape, model.mesh, axes) for leaf in leaves}
+    placed.update(_planned(model, shapes, example(shapes)))
     with planning():
         arrays = create_sharded(create, args, [placed[id(x)] for x in leaves], model.mesh)
     return jax.tree.unflatten(tree, arrays)
 
 
-def _planned(
-    model: Parallelized, shapes: Any, leaves: Sequence[Any], example: Example | None
-) -> dict[int, Any] | None:
+def _planned(model: Parallelized, shapes: Any, example: Example | None) -> dict[int, Any]:
+    """Shardings of variables by a plan of the example, by identity; empty if it has none."""
     if example is None:
-        return None
-    for args, kwargs in _batches(example, model.mesh.size):
-        try:
-            return model.place_state(leaves, (shapes, *args), kwargs)
-        except Exception as error:
-            # An initialization may use inputs that no real call has; what is wrong with the model
-            # itself, its first call will say.
-            if not isinstance(error, AutoshardError | TypeError | ValueError):
-                raise
-    return None
+        return {}
+    choices = [shapes]
+    if isinstance(shapes, Mapping) and "params" in shapes and len(shapes) > 1:
+        # A cache made from a whole sequence takes single tokens from then on.
+        choices.append({"params": shapes["params"]})
+    for variables in choices:
+        for args, kwargs in _batches(example, model.mesh.size):
+            try:
+                return model.place_state(jax.tree.leaves(variables), (variables, *args), kwargs)
+            except Exception as error:
+                # An initialization may use inputs that no real call has; what is wrong with the
+                # model itself, its first call will say.
+                if not isinstance(error, AutoshardError | TypeError | ValueError):
+                    raise
+    return {}
 
 
 def _batches(example: Example, n: int) -> Iterator[Example]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from autoshard.api._leaf_statics import arrays_only, with_statics
 from autoshard.api._planning import planning
 from autoshard.errors import CapturedModuleError
 
@@ -57,19 +58,19 @@ def updates_explained(name: str) -> Generator[None]:
 
 
 def makes_graph(create: Callable[..., Any], args: Sequence[Any]) -> bool:
-    """Whether a function of arrays returns NNX objects; it is traced to find out."""
+    """Whether a function of arrays and constants returns NNX objects; it is traced to find out."""
     nnx = sys.modules.get("flax.nnx")
     if nnx is None:
         return False
     found: list[bool] = []
 
-    def look(*inputs: Any) -> None:
+    def look(inputs: Sequence[Any]) -> None:
         with nnx.use_eager_sharding(False):
-            found.append(holds_graph(create(*inputs)))
+            found.append(holds_graph(create(*with_statics(inputs))))
 
     try:
         with planning():
-            jax.eval_shape(look, *args)
+            jax.eval_shape(look, arrays_only(args))
     except TypeError:  # an argument that is no array: the caller says so in better words
         return False
     return found[0]
