@@ -83,7 +83,11 @@ class Emitter:
 
     def _plain(self, op: Op, operands: Sequence[Any]) -> list[Any]:
         terms = self._terms(op, operands)
-        if terms is None:
+        if terms is None and op.primitive == "sharding_constraint":
+            # The user's constraint is a pin: the plan says it again, for its own mesh.
+            pinned = (op.id, "result", 0) in self.constraints
+            results = list(operands) if pinned else bind(op, operands)
+        elif terms is None:
             results = bind(op, operands)
         elif terms[0].reduction.into in (None, op.id):
             results = [self.backend.reduce(terms)]
