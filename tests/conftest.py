@@ -31,16 +31,17 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--update-golden", action="store_true", help="write tests/golden/*.txt instead of comparing"
+        "--update-golden", action="store_true", help="write tests/golden instead of comparing"
     )
 
 
 @pytest.fixture
 def golden(pytestconfig: pytest.Config) -> Callable[[str, str], None]:
-    """Compare a text with the file `tests/golden/<name>.txt`; `--update-golden` writes it."""
+    """Compare a text with `tests/golden/<name>`, by default a .txt; `--update-golden` writes it."""
 
     def check(name: str, text: str) -> None:
-        path = GOLDEN / f"{name}.txt"
+        name = name if name.endswith(".json") else f"{name}.txt"
+        path = GOLDEN / name
         text = text.rstrip("\n") + "\n"
         if pytestconfig.getoption("--update-golden"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,7 @@ def golden(pytestconfig: pytest.Config) -> Callable[[str, str], None]:
             diff = difflib.unified_diff(
                 expected.splitlines(),
                 text.splitlines(),
-                fromfile=f"tests/golden/{name}.txt",
+                fromfile=f"tests/golden/{name}",
                 tofile="now",
                 lineterm="",
             )
