@@ -38,6 +38,9 @@ _EXPORTS = {
     "wrap": "autoshard.api._wrap",
 }
 
+# Packages that users reach without importing them by name, loaded on first use as well.
+_SUBMODULES = ("checkpoint",)
+
 __all__ = list(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
@@ -46,6 +49,8 @@ if not TYPE_CHECKING:  # so that type checkers report a name that is not there
     def __getattr__(name: str) -> Any:
         if name == "__version__":
             value = importlib.import_module("importlib.metadata").version("autoshard")
+        elif name in _SUBMODULES:
+            value = importlib.import_module(f"autoshard.{name}")
         elif name in _EXPORTS:
             value = getattr(importlib.import_module(_EXPORTS[name]), name)
         else:
@@ -55,4 +60,4 @@ if not TYPE_CHECKING:  # so that type checkers report a name that is not there
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS, "__version__"})
+    return sorted({*globals(), *_EXPORTS, *_SUBMODULES, "__version__"})
