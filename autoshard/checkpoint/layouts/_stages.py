@@ -293,7 +293,7 @@ def _applied(op: Op, inputs: Sequence[LazyArray], note: Note) -> list[LazyArray]
         names = list(dict.fromkeys(name for array in inputs for name in array.origins()))
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         kind = type(op).__name__.lower()
-        raise OpError(f"{kind} of {', '.join(names[:2])}{more} {error}") from error
+        raise OpError(f"{kind} of {', '.join(names[:2])}{more}: {error}") from error
     if (loss := op.loss([array.info for array in inputs])) is not None:
         note(inputs, loss)
     return results

@@ -79,14 +79,12 @@ def files(folder):
 
 def test_into_a_model_and_back(kit, tmp_path):
     """Imported, loaded into the model's own tree, exported: the files are the same to the byte."""
-    spec, params, _ = hf_gpt2(tmp_path / "hf", max_shard_bytes=50_000)
+    _, params, _ = hf_gpt2(tmp_path / "hf", max_shard_bytes=50_000)
     given = {"scan": 1}
     convert(tmp_path / "hf", tmp_path / "native", under="params", given=given)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     loaded = load(tmp_path / "native", {"params": shapes})["params"]
-    tokens = np.arange(24).reshape(2, 12)
-    logits = [spec.module.apply({"params": p}, tokens) for p in (params, loaded)]
-    np.testing.assert_array_equal(*logits)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
     convert(
         tmp_path / "native",
