@@ -75,12 +75,12 @@ class LlamaNNX(nnx.Module):
             run = nnx.remat(
                 run, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers
             )
-        if config.scan_layers:
-            scan = nnx.scan(run, in_axes=(0, nnx.Carry, None), out_axes=nnx.Carry)
-            x = scan(self.layers, x, table)
-        else:
+        if isinstance(self.layers, nnx.List):
             for layer in self.layers:
                 x = run(layer, x, table)
+        else:
+            scan = nnx.scan(run, in_axes=(0, nnx.Carry, None), out_axes=nnx.Carry)
+            x = scan(self.layers, x, table)
         x = self.norm(x)
         return self.embed_tokens.attend(x) if self.lm_head is None else self.lm_head(x)
 

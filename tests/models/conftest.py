@@ -1,5 +1,6 @@
-"""Batches and perturbed states for any model."""
+"""Random batches and states of any model."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,13 +39,33 @@ def draw_batch(spec: models.ModelSpec, batch: int = 8, seq: int | None = None) -
     return {name: jnp.asarray(draw(name, shape)) for name, shape in shapes.items()}
 
 
-def perturb(params: Any, scale: float = 0.05) -> Any:
-    """Random everywhere: what starts at zero hides the gradients of what it multiplies."""
+def draw_params(shapes: Any, scale: float = 0.2) -> Any:
+    """Random numbers everywhere: what starts at zero hides the gradients of what it multiplies.
+
+    Drawn by numpy, for jax takes longer to compile an initialization than a step.
+    """
     rng = np.random.default_rng(3)
-    # In numpy: jax would compile an addition for every shape.
     return jax.tree.map(
-        lambda p: jnp.asarray(np.asarray(p) + scale * rng.standard_normal(p.shape), p.dtype), params
+        lambda s: jnp.asarray(scale * rng.standard_normal(s.shape), s.dtype), shapes
     )
+
+
+def draw_state(training: models.Training) -> models.TrainState:
+    """A train state with random parameters; all else is zero."""
+    state = jax.eval_shape(training.create_state, jax.random.key(0))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)
+    return zeros.replace(params=draw_params(state.params))
+
+
+@functools.cache
+def count_params(name: str) -> int:
+    """The model's number of parameters; large models take a second each."""
+    return models.get(name).param_count()
+
+
+@pytest.fixture
+def count_of() -> Callable[[str], int]:
+    return count_params
 
 
 @pytest.fixture
@@ -53,5 +74,10 @@ def batch_of() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def perturbed() -> Callable[..., Any]:
-    return perturb
+def params_of() -> Callable[..., Any]:
+    return draw_params
+
+
+@pytest.fixture
+def state_of() -> Callable[..., models.TrainState]:
+    return draw_state

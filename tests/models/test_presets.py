@@ -79,8 +79,8 @@ OURS = {"gpt-small", "llama-small", "moe-8x", "dlrm", "unet"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameter_count_is_the_published_one(name):
-    assert models.get(name).param_count() == PUBLISHED[name]
+def test_parameter_count_is_the_published_one(name, count_of):
+    assert count_of(name) == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", CRITEO_ROWS)
@@ -98,8 +98,8 @@ def test_every_preset_is_covered():
 
 
 @pytest.mark.parametrize("name", [n for n in models.names() if n.endswith("-tiny")])
-def test_tiny_presets_are_tiny(name):
-    assert models.get(name).param_count() < 500_000
+def test_tiny_presets_are_tiny(name, count_of):
+    assert count_of(name) < 500_000
 
 
 def test_the_league_computes_in_bfloat16_on_its_own_batches():

@@ -40,26 +40,24 @@ VARIANTS = [
 
 
 @functools.cache
-def _on_one_device(name, batch_of, perturbed, **overrides):
+def _on_one_device(name, batch_of, state_of, **overrides):
     spec = models.get(name, **overrides)
     # The momentum after one step is the gradient.
     training = models.make_training(spec, optax.sgd(0.1, momentum=0.9))
-    state = jax.jit(training.create_state)(jax.random.key(0))
-    state = state.replace(params=perturbed(state.params))
-    batch = batch_of(spec)
+    state, batch = state_of(training), batch_of(spec)
     return training, state, batch, jax.jit(training.train_step)(state, batch)
 
 
 @pytest.mark.parametrize(("name", "strategy"), CASES)
-def test_a_step_gives_the_numbers_of_one_device(name, strategy, batch_of, perturbed):
-    _check(_on_one_device(name, batch_of, perturbed), strategy)
+def test_a_step_gives_the_numbers_of_one_device(name, strategy, batch_of, state_of):
+    _check(_on_one_device(name, batch_of, state_of), strategy)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("name", "overrides"), VARIANTS, ids=str)
-def test_options_give_the_numbers_of_one_device(name, overrides, strategy, batch_of, perturbed):
-    _check(_on_one_device(name, batch_of, perturbed, **overrides), strategy)
+def test_options_give_the_numbers_of_one_device(name, overrides, strategy, batch_of, state_of):
+    _check(_on_one_device(name, batch_of, state_of, **overrides), strategy)
 
 
 def _check(case, strategy):

@@ -28,11 +28,20 @@ def test_loss_starts_at_the_logarithm_of_the_vocabulary(name):
     assert abs(float(loss) - math.log(spec.config.vocab_size)) < 0.05
 
 
-@pytest.mark.parametrize(("name", "layers"), [("gpt-tiny", "h"), ("llama-tiny", "layers")])
-def test_scanned_and_unrolled_layers_agree(name, layers):
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("gpt-tiny", "h"),
+        ("llama-tiny", "layers"),
+        ("moe-tiny", "layers"),
+        ("bert-tiny", "layers"),
+        ("vit-tiny", "layers"),
+    ],
+)
+def test_scanned_and_unrolled_layers_agree(name, layers, batch_of, params_of):
     unrolled, scanned = (models.get(name, layers=2, scan_layers=scan) for scan in (False, True))
-    batch = _batch(unrolled)
-    params = jax.jit(unrolled.init)(jax.random.key(0))["params"]
+    batch = batch_of(unrolled, 2)
+    params = params_of(unrolled.param_shapes())
     stacked = models.stack_layers(params, layers)
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, scanned.param_shapes())
 
@@ -102,6 +111,33 @@ def test_cross_entropy_is_float32_and_matches_its_definition():
     picked = np.take_along_axis(wide, np.asarray(labels)[..., None], -1)[..., 0]
     expected = (np.log(np.exp(wide).sum(-1)) - picked).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in models.names() if n.endswith("-tiny")])
+def test_every_parameter_learns(name, batch_of, state_of):
+    """Gradients are finite and nonzero, and in bfloat16 about the same."""
+    spec = models.get(name)
+    half = models.get(name, dtype="bfloat16")
+    batch = batch_of(spec, 4)
+    optimizer = optax.sgd(1.0, momentum=0.9)  # its state after one step is the gradient
+    gradients = {}
+    for s in (spec, half):
+        training = models.make_training(s, optimizer)
+        state = state_of(training)
+        new, metrics = jax.jit(training.train_step)(state, batch)
+        assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(new.params)} == {"float32"}
+        assert metrics["loss"].dtype == jnp.float32
+        gradients[s.config.dtype.name] = new.opt_state[0].trace
+    scale = _largest(gradients["float32"])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients["float32"]):
+        assert jnp.isfinite(leaf).all()
+        # What is added to all keys of a softmax alike has no effect.
+        name_of = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not name_of.endswith("key/bias"):
+            assert jnp.abs(leaf).max() > 1e-6 * scale, name_of
+    difference = jax.tree.map(jnp.subtract, *gradients.values())
+    assert _largest(difference) < 0.1 * scale
 
 
 def test_example_batches():
