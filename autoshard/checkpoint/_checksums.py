@@ -21,10 +21,12 @@ _POLYNOMIAL = 0x82F63B78  # CRC-32C, bits reversed
 
 def crc32c(data: bytes | memoryview | np.ndarray[Any, Any], start: int = 0) -> int:
     """CRC-32C of bytes or of a contiguous array, going on from an earlier value."""
-    if not isinstance(data, bytes):  # it takes bytes and numpy's buffers, but no memoryview
-        body = as_bytes(data) if isinstance(data, np.ndarray) else data
-        return int(google_crc32c.extend(start, np.frombuffer(body, np.uint8)))  # pyright: ignore[reportArgumentType]
-    return int(google_crc32c.extend(start, data))
+    if isinstance(data, bytes):
+        return int(google_crc32c.extend(start, data))
+    body = as_bytes(data) if isinstance(data, np.ndarray) else data
+    # It takes numpy's buffers, though it does not say so, and no memoryview.
+    buffer: Any = np.frombuffer(body, np.uint8)
+    return int(google_crc32c.extend(start, buffer))
 
 
 def as_bytes(array: np.ndarray[Any, Any]) -> memoryview:

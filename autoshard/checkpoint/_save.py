@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -153,7 +153,7 @@ def run_save(request: Request) -> Manifest:
 
 
 @contextlib.contextmanager
-def agreed(group: Group, path: Path) -> Iterator[None]:
+def agreed(group: Group, path: Path) -> Generator[None]:
     """Run a part of a save that must succeed in every process, or fail in every process."""
     error: BaseException | None = None
     try:

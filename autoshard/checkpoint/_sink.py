@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -273,7 +273,7 @@ class NativeSink:
         return _nodes([(leaf.keys, leaf.path) for leaf in leaves])
 
     @contextlib.contextmanager
-    def _writing(self) -> Any:
+    def _writing(self) -> Generator[None]:
         try:
             yield
         except OSError as error:

@@ -129,8 +129,9 @@ def _look_at_jax(
     leaf: TreeLeaf, common: dict[str, Any], processes: int
 ) -> tuple[LeafEntry, Pieces | None]:
     array: jax.Array = leaf.value
-    container, extra = Container.JAX, {}
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+    container = Container.JAX
+    extra: dict[str, Any] = {}
+    if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
         extra = {"prng_impl": key_implementation(array.dtype)}
         container, array = Container.KEY, jax.random.key_data(array)
     elif array.weak_type:
@@ -164,7 +165,12 @@ def _entry(
     raw = dtype.name not in ORBAX_DTYPES
     if raw and dtype.itemsize not in (1, 2, 4, 8):
         raise CheckpointLeafError(leaf.path, f"an array of dtype {dtype}")
-    known = {**common, "container": container, "dtype": dtype.name, "shape": tuple(shape)}
+    known: dict[str, Any] = {
+        **common,
+        "container": container,
+        "dtype": dtype.name,
+        "shape": tuple(shape),
+    }
     known["logical_axes"] = leaf.logical_axes
     if math.prod(shape) == 0:
         return LeafEntry(**known, storage=Storage.EMPTY, digest=f"{dtype.name}{list(shape)}")

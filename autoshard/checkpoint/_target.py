@@ -122,7 +122,7 @@ class Resolver:
         shape, dtype = tuple(target.shape), target.dtype
         if not entry.is_array:
             return self._value_into_array(entry, target)
-        is_key = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+        is_key = jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
         if is_key != (entry.container is Container.KEY):
             kinds = (f"{entry.dtype} numbers", "PRNG keys") if is_key else ("PRNG keys", str(dtype))
             return f"dtype: saved {kinds[0]}, wanted {kinds[1]}"
@@ -174,7 +174,7 @@ class Resolver:
         text = f"saved {value!r}, wanted {target.dtype}{list(target.shape)}"
         if isinstance(value, str | bytes) or value is None:
             return f"dtype: {text}"
-        if target.shape != () or jax.dtypes.issubdtype(target.dtype, jax.dtypes.prng_key):
+        if target.shape != () or jax.numpy.issubdtype(target.dtype, jax.dtypes.prng_key):
             return f"shape: {text}"
         try:
             array = np.asarray(value).astype(target.dtype)
@@ -198,8 +198,8 @@ class Resolver:
     def _lossy(self, entry: LeafEntry, dtype: np.dtype[Any]) -> str | None:
         if dtype == entry.element:
             return None
-        exact = jax.dtypes.issubdtype(dtype, np.integer) or dtype.kind == "b"
-        inexact = jax.dtypes.issubdtype(entry.element, np.inexact)
+        exact = jax.numpy.issubdtype(dtype, np.integer) or dtype.kind == "b"
+        inexact = jax.numpy.issubdtype(entry.element, np.inexact)
         drops = entry.element.kind == "c" and dtype.kind != "c"
         if entry.container is Container.KEY or drops or (exact and inexact):
             return f"dtype: a cast from {entry.dtype} to {dtype.name} would lose what it is"

@@ -214,7 +214,7 @@ def _axis_names(names: Any) -> tuple[str | None, ...] | None:
 
 def _leaf_role(leaf: Any, role: Role) -> Role:
     dtype = getattr(leaf, "dtype", None)
-    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
         return Role.RNG
     return role
 

@@ -25,7 +25,7 @@ def on(mesh: Mesh, *spec: Any) -> NamedSharding:
 
 def bits(leaf: Any) -> tuple[Any, ...]:
     """What two equal leaves have in common: dtype, shape and every bit."""
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return ("key", str(jax.random.key_impl(leaf)), *bits(jax.random.key_data(leaf)))
     if isinstance(leaf, jax.Array | np.ndarray | np.generic):
         array = np.asarray(leaf)

@@ -62,7 +62,9 @@ def test_v0_without_a_target(reader, saved, everything):
 
 def test_v1_without_a_target(saved, everything):
     found = orbax_v1.load(saved)
-    for name, array in orbaxs(everything)["dtypes"].items():
+    wanted = orbaxs(everything)["dtypes"]
+    assert wanted is not None
+    for name, array in wanted.items():
         if array is not None:
             assert bits(found["dtypes"][name]) == bits(array)
 

@@ -65,7 +65,9 @@ def test_the_loss_curve_goes_on(mesh, strategy, uninterrupted):
     ):
         assert leaf.sharding.spec == planned.spec.partition_spec(), path
     first = state
-    start = ck.metadata(ck.latest(directory)).metadata["data"]["index"]
+    newest = ck.latest(directory)
+    assert newest is not None
+    start = ck.metadata(newest).metadata["data"]["index"]
     state, found = run(step, state, spec, range(start, 60))
     if (mesh, strategy) == MESHES[0]:
         assert found == losses[10:]  # bit by bit
@@ -80,8 +82,9 @@ def test_the_loss_curve_goes_on(mesh, strategy, uninterrupted):
 def test_the_plan_travels(uninterrupted):
     directory, _ = uninterrupted
     path = ck.latest(directory)
+    assert path is not None
     told = ck.metadata(path)
-    assert told.step == 10 and told.mesh == {"data": 2, "model": 4}
+    assert told.plan is not None and told.step == 10 and told.mesh == {"data": 2, "model": 4}
     assert told.plan["strategy"] == "zero3+tensor"
     plan = autoshard.load_plan(path / "autoshard" / "plan.json")
     spec, made = training()
