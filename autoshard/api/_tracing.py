@@ -17,7 +17,11 @@ _NO_AXIS = re.compile(r"Resource axis: (\S+) of (.*?) is not found in mesh")
 
 
 def trace_call(
-    function: Callable[..., Any], call: Call, mesh: jax.sharding.Mesh, *, keep_custom: bool
+    function: Callable[..., Any],
+    call: Call,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+    *,
+    keep_custom: bool,
 ) -> Program:
     """Trace a call.
 

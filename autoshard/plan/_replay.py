@@ -46,7 +46,9 @@ def replay(plan: Plan, program: Program, mesh: MeshShape) -> Plan:
     if planned.digest != here.digest:
         raise PlanMismatchError(plan.name, differences(plan, program))
     ops = _match_ops(planned, here, plan.name)
-    constraints = {(ops[op], side, i): c for (op, side, i), c in plan.constraints.items()}
+    constraints: dict[ConstraintKey, tuple[Spec, ...]] = {
+        (ops[op], side, i): c for (op, side, i), c in plan.constraints.items()
+    }
     scatters = {
         ops[op]: scatter if scatter.into is None else replace(scatter, into=ops[scatter.into])
         for op, scatter in plan.reductions.items()

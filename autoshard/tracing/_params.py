@@ -92,7 +92,7 @@ def _jaxpr(value: Any) -> str:
 
 
 def _array(value: Any) -> str:
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     found = np.asarray(value)
     return f"{found.dtype}{found.shape}{hashlib.sha256(found.tobytes()).hexdigest()}"

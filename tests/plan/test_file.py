@@ -191,7 +191,7 @@ def leaf(record, path):
 
 BREAKS = {
     "a field is gone": lambda r: r.pop("results"),
-    "a field is new": lambda r: r.update(notse=[]),
+    "a field is new": lambda r: r.update(extra=[]),
     "a leaf has an unknown field": lambda r: leaf(r, "params/up").update(specs=[]),
     "the mesh is a text": lambda r: r.update(mesh="data=8"),
     "the mesh has a size zero": lambda r: r.update(mesh=[["data", 0], ["model", 4]]),

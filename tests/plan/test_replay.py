@@ -11,6 +11,7 @@ import autoshard
 from autoshard.errors import ExitCode, PlanMismatchError
 from autoshard.plan import MeshShape, replay
 from autoshard.recipes import plan_by_recipe
+from autoshard.tracing import Program
 
 MESH = MeshShape(("data", "model"), (2, 4))
 
@@ -71,6 +72,7 @@ def test_a_plan_of_this_process_is_replayed_as_well(program):
     plan = plan_by_recipe(program(), MESH, "zero3+tensor")
     other = program(("a", "b", "c"))
     assert replay(plan, other, MESH) == plan_by_recipe(other, MESH, "zero3+tensor")
+    assert isinstance(plan.origin, Program)
     assert replay(plan, plan.origin, MESH) is plan
 
 
