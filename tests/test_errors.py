@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import autoshard
 from autoshard.errors import AutoshardError
@@ -54,6 +56,29 @@ def twins():
     return function
 
 
+def model_with_references():
+    with nnx.var_defaults(ref=True):
+        return nnx.BatchNorm(8, rngs=nnx.Rngs(0))
+
+
+def update_from_outside():
+    model = nnx.BatchNorm(8, rngs=nnx.Rngs(0))
+    autoshard.parallelize(lambda x: model(x))(batch()["x"])
+
+
+class NoHash:
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Options(nnx.Module):
+    def __init__(self):
+        self.options = nnx.static(NoHash())
+        self.scale = nnx.Param(jnp.ones(()))
+
+    def __call__(self, x):
+        return x * self.scale
+
+
 def register_twice():
     autoshard.register_rule("dot_general")(rule_from_text("([i])->([i])"))
 
@@ -82,6 +107,17 @@ class Unhashable:
 
 
 CASES = {
+    "a module that is closed over and updated": update_from_outside,
+    "a module with references": lambda: autoshard.parallelize(lambda model, x: model(x))(
+        model_with_references(), batch()["x"]
+    ),
+    "a module with static parts that have no hash": lambda: autoshard.parallelize(
+        lambda model, x: model(x)
+    )(Options(), batch()["x"]),
+    "static arguments of a model": lambda: autoshard.parallelize(
+        nn.Dense(8), static_argnames="train"
+    ),
+    "something that is no model": lambda: autoshard.wrap(7),
     "unknown strategy": lambda: run(strategy="fsdp"),
     "unknown axis": lambda: run(strategy="dp@rows"),
     "an axis for two terms": lambda: run(strategy="zero3@data+tensor@data", mesh="data=2,model=4"),

@@ -28,6 +28,7 @@ def plan_for(
     strategy: str,
     given: Plan | None,
     pins: Mapping[str, Any] | None,
+    reduce_dtype: str | None,
     fixed: Mapping[str, Spec],
     notes: Sequence[str],
 ) -> tuple[Program, Plan]:
@@ -41,6 +42,7 @@ def plan_for(
         strategy: The strategy.
         given: A plan to follow instead of planning.
         pins: Specs that the user gave to arguments and results, by path or pattern.
+        reduce_dtype: The type in which gradients are combined.
         fixed: Specs that arguments inherit, by path.
         notes: What else the user should know.
 
@@ -58,6 +60,7 @@ def plan_for(
         strategy,
         given=given,
         pins=pins or {},
+        reduce_dtype=reduce_dtype,
         fixed=fitting_specs(program, fixed),
         hardware=target.text,
     )

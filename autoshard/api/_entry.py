@@ -114,6 +114,7 @@ def build_entry(
     fixed: Mapping[str, Spec],
     given: Plan | None = None,
     pins: Mapping[str, Any] | None = None,
+    reduce_dtype: str | None = None,
     notes: Sequence[str] = (),
 ) -> Entry:
     """Trace, plan and lower one call.
@@ -128,6 +129,7 @@ def build_entry(
         fixed: Specs that arguments inherit, by path.
         given: A plan to follow instead of planning.
         pins: Specs that the user gave to arguments and results, by path or pattern.
+        reduce_dtype: The type in which gradients are combined.
         notes: What else the user should know.
 
     Returns:
@@ -142,6 +144,7 @@ def build_entry(
         strategy,
         given=given,
         pins=pins or {},
+        reduce_dtype=reduce_dtype,
         fixed=fitting_specs(program, fixed),
         hardware=str(mesh.devices.flat[0].device_kind),
     )

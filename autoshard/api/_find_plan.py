@@ -20,6 +20,7 @@ def find_plan(
     given: Plan | None,
     pins: Mapping[str, Any],
     fixed: Mapping[str, Spec],
+    reduce_dtype: str | None,
     hardware: str,
 ) -> Plan:
     """The plan of a program.
@@ -31,6 +32,7 @@ def find_plan(
         given: The plan that the user wants followed.
         pins: Specs that the user gave to arguments and results, by path or pattern.
         fixed: Specs that arguments inherit, by path.
+        reduce_dtype: The type in which gradients are combined.
         hardware: Kind of the devices.
 
     Returns:
@@ -46,10 +48,13 @@ def find_plan(
     return cached_plan(
         ruled,
         mesh,
-        lambda: plan_by_recipe(ruled, mesh, strategy, pins=pins, fixed=fixed),
+        lambda: plan_by_recipe(
+            ruled, mesh, strategy, pins=pins, fixed=fixed, reduce_dtype=reduce_dtype
+        ),
         hardware=hardware,
         options={
             "strategy": strategy,
+            "reduce_dtype": reduce_dtype,
             "pins": {path: str(spec) for path, spec in sorted(pins.items())},
             "fixed": {path: str(spec) for path, spec in sorted(fixed.items())},
         },

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from flax import linen, nnx
 from flax.core import meta
+from flax.linen import spmd
 from jax.sharding import PartitionSpec
 
 from autoshard.errors import LogicalAxisError
@@ -72,7 +73,7 @@ def _pairs(rules: Rules | None) -> tuple[tuple[str, Any], ...]:
     """Rules in the order in which they apply."""
     pairs = list(rules.items()) if isinstance(rules, Mapping) else list(rules or ())
     for pair in pairs:
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+        if not _is_pair(pair):
             raise LogicalAxisError("rules", f"{pair!r} is no pair of a logical name and its axes")
         axes = pair[1] if isinstance(pair[1], tuple | list) else (pair[1],)
         if not all(axis is None or isinstance(axis, str) for axis in axes):
@@ -80,6 +81,10 @@ def _pairs(rules: Rules | None) -> tuple[tuple[str, Any], ...]:
     return tuple(
         (name, tuple(axes) if isinstance(axes, list) else axes) for name, axes in map(tuple, pairs)
     )
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)
 
 
 def _names(box: Any) -> tuple[tuple[Any, ...] | None, tuple[tuple[str, Any], ...]]:
@@ -109,7 +114,7 @@ def _spec(
         ruled = {name for name, _ in rules}
         rules += tuple((n, n) for n in names if isinstance(n, str) and n not in ruled)
     try:
-        spec = linen.logical_to_mesh_axes(names, rules)
+        spec = spmd.logical_to_mesh_axes(names, rules)
     except ValueError as error:
         raise LogicalAxisError(path, f"names {names}: {error}") from error
     return PartitionSpec() if spec is None else spec

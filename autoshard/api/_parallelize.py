@@ -10,8 +10,9 @@ from autoshard.api._calls import Calls
 from autoshard.api._parallelized import Parallelized
 from autoshard.api.adapters._options import Options
 from autoshard.api.adapters._registry import find_adapter
-from autoshard.errors import OptionError, PinFormError, PlanOptionError
+from autoshard.errors import ModelOptionError, OptionError, PinFormError, PlanOptionError
 from autoshard.plan import Plan, load_plan
+from autoshard.recipes import REDUCE_DTYPES
 
 DEFAULT_STRATEGY = "zero3"
 
@@ -34,6 +35,7 @@ def parallelize(
     like: Parallelized | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     pins: Mapping[str, Any] | None = None,
+    reduce_dtype: str | None = None,
     example: tuple[Any, ...] | None = None,
 ) -> Callable[[Callable[..., Any]], Parallelized]: ...
 @overload
@@ -49,6 +51,7 @@ def parallelize(
     like: Parallelized | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     pins: Mapping[str, Any] | None = None,
+    reduce_dtype: str | None = None,
     example: tuple[Any, ...] | None = None,
 ) -> Parallelized: ...
 def parallelize(
@@ -63,6 +66,7 @@ def parallelize(
     like: Parallelized | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     pins: Mapping[str, Any] | None = None,
+    reduce_dtype: str | None = None,
     example: tuple[Any, ...] | None = None,
 ) -> Any:
     """Make a single-device function run on a mesh.
@@ -87,6 +91,9 @@ def parallelize(
         pins: `jax.sharding.PartitionSpec` of arguments and results, by path, end of a path or
             regular expression. They hold whatever the strategy says; optimizer state follows
             its parameter.
+        reduce_dtype: The type in which the devices' parts of a gradient are added up, such as
+            ``"bfloat16"`` to send half as much. By default the widest type of the parameters:
+            float32 where these are float32, whatever the model computes in.
         example: For a model class: arguments of a call, by which the arrays of an instance are
             placed when it is made. Without it they are placed by their sizes.
 
@@ -99,6 +106,7 @@ def parallelize(
         OptionError: An option has a value that it does not know.
         PlanOptionError: An option contradicts the plan.
         PlanFileError: The file is no plan, or damaged.
+        ModelOptionError: An option says nothing about a model.
         PinFormError: The pins are no mapping of texts.
 
     Example:
@@ -121,6 +129,8 @@ def parallelize(
     if plan is not None:
         _check_plan(plan, strategy, like)
     _check_pins(pins, plan)
+    if reduce_dtype is not None and reduce_dtype not in REDUCE_DTYPES:
+        raise OptionError("reduce_dtype", reduce_dtype, ", ".join((*REDUCE_DTYPES, "None")))
 
     def wrap(function: Any) -> Any:
         adapt = find_adapter(function)
@@ -128,19 +138,28 @@ def parallelize(
             raise OptionError("function", function, "a callable")
         source = plan if plan is not None else like
         chosen = strategy or (source.strategy if source is not None else DEFAULT_STRATEGY)
-        others = {"mesh": mesh, "like": like, "plan": plan, "pins": pins}
+        others = {
+            "mesh": mesh,
+            "like": like,
+            "plan": plan,
+            "pins": pins,
+            "reduce_dtype": reduce_dtype,
+        }
         if adapt is not None:
-            if static_argnums not in ((), []) or static_argnames not in ((), []):
-                raise OptionError(
-                    "static_argnames",
-                    static_argnames,
-                    "() for a model, whose arguments are static where they are no arrays",
-                )
+            _check_statics(function, static_argnums, static_argnames)
             return adapt(function, Options(strategy=chosen, example=example, others=others))
         calls = Calls(function, static_argnums, static_argnames)
         return Parallelized(function, strategy=chosen, donate=donate, calls=calls, **others)
 
     return wrap if function is None else wrap(function)
+
+
+def _check_statics(model: Any, numbers: Any, names: Any) -> None:
+    """Refuse static arguments of models: they are found by what they are."""
+    name = getattr(model, "__name__", type(model).__name__)
+    for option, value in (("static_argnums", numbers), ("static_argnames", names)):
+        if value not in ((), []):
+            raise ModelOptionError(option, value, name)
 
 
 def _check_pins(pins: Any, plan: Any) -> None:

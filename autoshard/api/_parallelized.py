@@ -79,6 +79,7 @@ class Parallelized:
         like: The function whose plan to share.
         plan: The plan to follow instead of planning.
         pins: Specs of arguments and results, by path or pattern.
+        reduce_dtype: The type in which gradients are combined.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Parallelized:
         like: Parallelized | None,
         plan: Plan | None = None,
         pins: Mapping[str, Any] | None = None,
+        reduce_dtype: str | None = None,
     ) -> None:
         # Not the attributes of a callable object: they might hide ours.
         functools.update_wrapper(self, function, updated=())
@@ -102,6 +104,7 @@ class Parallelized:
         self._like = like
         self._given = plan
         self._pins = dict(pins or {})
+        self._reduce_dtype = reduce_dtype
         self._memory = Memory(Ownership() if like is None else like._memory.owned, calls)
         self._bound: tuple[Any, ...] = ()
         self._name = getattr(function, "__name__", type(function).__name__)
@@ -404,6 +407,7 @@ class Parallelized:
             strategy=self.strategy,
             given=self._given,
             pins=self._pins,
+            reduce_dtype=self._reduce_dtype,
             fixed=fixed_specs(self._earlier()),
             notes=self._memory.notes,
         )
@@ -468,6 +472,7 @@ class Parallelized:
             fixed=fixed_specs(self._earlier()),
             given=self._given,
             pins=self._pins,
+            reduce_dtype=self._reduce_dtype,
             notes=self._memory.notes,
         )
 

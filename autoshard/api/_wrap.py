@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from autoshard.api._parallelize import parallelize
 from autoshard.api.adapters._registry import KINDS, find_adapter
-from autoshard.errors import OptionError
+from autoshard.errors import ModelKindError
 
 Model = TypeVar("Model")
 
@@ -22,7 +22,8 @@ def wrap(model: Model, **options: Any) -> Model:
         The same model as an instance of a subclass of the same name; arrays are shared with it.
 
     Raises:
-        OptionError: It is no model, or an option has a value that it does not know.
+        ModelKindError: It is no model.
+        AutoshardError: As `autoshard.parallelize`.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp, autoshard
@@ -32,6 +33,5 @@ def wrap(model: Model, **options: Any) -> Model:
         (16, 8)
     """
     if find_adapter(model) is None:
-        known = ", ".join(f"a {kind.module}.{kind.base}" for kind in KINDS)
-        raise OptionError("model", model, f"{known}; for a function, autoshard.parallelize")
+        raise ModelKindError(model, [f"{kind.module}.{kind.base}" for kind in KINDS])
     return parallelize(model, **options)  # type: ignore[arg-type]

@@ -150,6 +150,12 @@ from autoshard.errors._models import (
 from autoshard.errors._models import (
     GraphStateError as GraphStateError,
 )
+from autoshard.errors._models import (
+    ModelKindError as ModelKindError,
+)
+from autoshard.errors._models import (
+    ModelOptionError as ModelOptionError,
+)
 from autoshard.errors._pins import (
     ConstraintMeshError as ConstraintMeshError,
 )

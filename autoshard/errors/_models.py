@@ -38,3 +38,40 @@ class CapturedModuleError(AutoshardError):
             "traced cannot reach it.\n"
             f"Mend it: make the object an argument: def {function}(model, …)"
         )
+
+
+class ModelKindError(AutoshardError):
+    """Something that is no model where one is wanted.
+
+    Args:
+        value: What was given.
+        known: Base classes of the models that there are.
+    """
+
+    def __init__(self, value: object, known: list[str]) -> None:
+        self.value = value
+        self.known = known
+        super().__init__(
+            f"autoshard.wrap takes a model ({', '.join(known)}), not a {type(value).__name__}.\n"
+            "Mend it: decorate a function, autoshard.parallelize(train_step)"
+        )
+
+
+class ModelOptionError(AutoshardError):
+    """An option that says nothing about a model.
+
+    Args:
+        option: Its name.
+        value: What was given.
+        model: Name of the model's class.
+    """
+
+    def __init__(self, option: str, value: object, model: str) -> None:
+        self.option = option
+        self.value = value
+        self.model = model
+        super().__init__(
+            f"{option}={value!r:.60} cannot be said of the model {model}: whatever is no array is "
+            "static in its calls.\n"
+            f"Mend it: leave {option} out, or decorate the function that calls the model"
+        )

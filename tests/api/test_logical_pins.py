@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from flax.linen import spmd
 from flax.training.train_state import TrainState
 from jax.sharding import PartitionSpec as P
 
@@ -50,7 +51,7 @@ def test_linen_boxes():
 def test_rules_mean_what_they_mean_to_flax(rules):
     pairs = tuple(rules.items()) if isinstance(rules, dict) else rules
     pins = autoshard.logical_pins(variables(), rules)
-    assert pins["params/Dense_0/kernel"] == nn.logical_to_mesh_axes(("embed", "mlp"), pairs)
+    assert pins["params/Dense_0/kernel"] == spmd.logical_to_mesh_axes(("embed", "mlp"), pairs)
 
 
 def test_nnx_state():

@@ -11,7 +11,7 @@ import pytest
 from flax.training.train_state import TrainState
 
 import autoshard
-from autoshard.errors import OptionError, StaticArgumentError
+from autoshard.errors import ModelKindError, ModelOptionError, StaticArgumentError
 
 LAYOUTS = [
     ("data=8", "dp"),
@@ -259,9 +259,9 @@ def test_shapes_only(x):
 
 
 def test_options(x):
-    with pytest.raises(OptionError, match="for a model"):
+    with pytest.raises(ModelOptionError, match="cannot be said of the model Net"):
         autoshard.parallelize(Net, static_argnames="train")
-    with pytest.raises(OptionError, match="for a function"):
+    with pytest.raises(ModelKindError, match="decorate a function"):
         autoshard.wrap(len)  # type: ignore[type-var]
     model = autoshard.wrap(Net())
     with pytest.raises(StaticArgumentError, match="cannot be hashed"):

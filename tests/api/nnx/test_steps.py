@@ -154,13 +154,15 @@ def test_born_sharded(layout, step_function, make, batch, same):
     rngs, other = nnx.Rngs(3), nnx.Rngs(3)
     objects = step.init(make, rngs, step_args=(shapes,))
     expected = make(other)
-    same(objects, expected)
     same(rngs, other)  # the caller's stream has advanced
+    # Not `objects`: numpy's view of an array keeps its memory from being reused in jax 0.11.
+    same(step.init(make, nnx.Rngs(3), step_args=(shapes,)), expected)
     kernel = objects[0].embed.kernel[...]
     assert kernel.sharding.spec == step.last_plan.leaf("model/embed/kernel").spec.partition_spec()
+    entries = len(step._memory.entries)
     step(*objects, batch)
     assert kernel.is_deleted()  # it was ours to reuse
-    assert len(step._memory.entries) == 1
+    assert len(step._memory.entries) == entries  # what was planned is what runs
     nnx.jit(step_function)(*expected, batch)
     same(objects, expected)
 
