@@ -18,6 +18,8 @@ pytestmark = [
     pytest.mark.skipif(
         find_spec("transformers") is None, reason="needs the extra [external]: transformers"
     ),
+    # LongT5 hands float block numbers to one_hot.
+    pytest.mark.filterwarnings("ignore:jax.nn.one_hot input should be integer-typed"),
 ]
 
 
@@ -271,7 +273,7 @@ def opt() -> Case:
 
 
 def regnet() -> Case:
-    """Grouped convolutions, of three groups: an odd number crashes XLA if channels are cut in 4."""
+    """Grouped convolutions, of three groups, which four devices cannot share."""
     config = hf().RegNetConfig(
         embedding_size=16, hidden_sizes=[24, 48], depths=[1, 1], groups_width=8, num_labels=16
     )
@@ -295,7 +297,7 @@ def xglm() -> Case:
 
 MORE = [
     *(albert, beit, big_bird, bloom, clip, dinov2, distilbert, electra, gemma, gpt_neo, gptj),
-    *(longt5, mistral, opt, regnet, roberta, roformer, xglm),
+    *(longt5, mistral, opt, roberta, roformer, xglm),
 ]
 
 
@@ -318,3 +320,17 @@ def test_listed_models(case, same_on_a_mesh):
 @pytest.mark.parametrize("case", MORE, ids=lambda case: case.__name__)
 def test_further_models(case, same_on_a_mesh):
     same_on_a_mesh(**case())
+
+
+def test_grouped_convolutions(same_on_a_mesh):
+    same_on_a_mesh(**regnet(), strategies=("dp", "zero3", "tensor"))
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="XLA makes the kernel's gradient of a grouped convolution four times too large where it "
+    "is left to cut the cotangent's channels in four and the groups are three: the plan says "
+    "otherwise, but constrains the other operand alone",
+)
+def test_grouped_convolutions_beside_cut_channels(same_on_a_mesh):
+    same_on_a_mesh(**regnet(), strategies=("zero3+tensor",))
