@@ -1,6 +1,5 @@
 """Checkpoints that are written on any mesh, read on any mesh, and never silently wrong."""
 
-from autoshard.checkpoint._async import Arena as Arena
 from autoshard.checkpoint._async import PendingSave as PendingSave
 from autoshard.checkpoint._async import save_async as save_async
 from autoshard.checkpoint._checkpointer import Checkpointer as Checkpointer

@@ -1,4 +1,4 @@
-"""Saving while training goes on: the state is copied to the host, and written by a thread."""
+"""Saving while training goes on: the state is held on the host, and written by a thread."""
 
 from __future__ import annotations
 
@@ -21,57 +21,29 @@ _THREADS = max(2, min(8, os.cpu_count() or 2))
 _PART_BYTES = 16 << 20  # what one thread copies at a time
 
 
-class Arena:
-    """Host memory that one save after the other copies the state into; one at a time.
-
-    Memory that was used before is copied into several times faster than new memory, whose pages
-    the system first has to find. So memory is made in the background, after a first save that did
-    without: of arrays on CPU devices jax gives a view, and an array that is viewed is not taken by
-    donation; what takes its place then costs new memory once.
-    """
-
-    def __init__(self) -> None:
-        self._buffers: dict[Any, np.ndarray[Any, Any]] = {}
-
-    def buffer(self, key: Any, like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
-        """Memory for a copy of an array, if there is some."""
-        found = self._buffers.get(key)
-        if found is None or found.shape != like.shape or found.dtype != like.dtype:
-            return None
-        return found
-
-    def prepare(self, snapshot: Snapshot, keys: frozenset[Any]) -> None:
-        """Make memory for the next snapshot like this one, for some of its parts."""
-        for key, part in _parts(snapshot):
-            array = np.asarray(part)
-            if key in keys and self.buffer(key, array) is None:
-                fresh = np.empty(array.shape, array.dtype)
-                fresh.reshape(-1).view(np.uint8).fill(0)  # which finds its pages
-                self._buffers[key] = fresh
-
-
-def copy_to_host(snapshot: Snapshot, arena: Arena) -> Snapshot:
+def hold(snapshot: Snapshot) -> Snapshot:
     """The same snapshot in memory that training cannot change or take.
+
+    Arrays on accelerators are copied to the host, all at once. Of an array on CPU devices jax gives
+    a view, and does not let donation take an array that is viewed: the step after finds other
+    memory for its result, and nothing is copied. Arrays of numpy may be written to by their owner:
+    they are copied.
 
     Args:
         snapshot: What to hold.
-        arena: Where copies go.
     """
     parts = _parts(snapshot)
     for _, part in parts:
-        if isinstance(part, jax.Array) and not _on_cpu(part):
-            part.copy_to_host_async()  # all transfers run at once
+        if isinstance(part, jax.Array):
+            part.copy_to_host_async()
     held: dict[tuple[int, int], np.ndarray[Any, Any]] = {}
     tasks: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
     for key, part in parts:
         array = np.asarray(part)
-        if not isinstance(part, jax.Array) or _on_cpu(part):
-            out = arena.buffer(key, array)
-            if out is None and not isinstance(part, jax.Array):
-                out = np.empty_like(array)  # its owner may write into it
-            if out is not None:
-                tasks += _chunks(out, array)
-                array = out
+        if not isinstance(part, jax.Array):
+            out = np.empty_like(array)
+            tasks += _chunks(out, array)
+            array = out
         held[key] = array
     with ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(lambda task: np.copyto(*task), tasks):
@@ -93,10 +65,6 @@ def _parts(snapshot: Snapshot) -> list[tuple[tuple[int, int], Any]]:
         for leaf, pieces in enumerate(snapshot.pieces)
         for number, (_, part) in enumerate(pieces.parts if pieces else ())
     ]
-
-
-def _on_cpu(part: jax.Array) -> bool:
-    return all(device.platform == "cpu" for device in part.devices())
 
 
 def _chunks(out: Any, source: Any) -> list[tuple[Any, Any]]:
@@ -156,7 +124,6 @@ def save_async(
     step: int | None = None,
     plan: Plan | None = None,
     metadata: Mapping[str, Any] | None = None,
-    arena: Arena | None = None,
 ) -> PendingSave:
     """Save as `save` does, in the background. The arrays may be donated as soon as this returns.
 
@@ -166,7 +133,6 @@ def save_async(
         step: Likewise.
         plan: Likewise.
         metadata: Likewise.
-        arena: Memory that an earlier save, which has ended, used.
 
     Returns:
         The save: ask it for its ``result()``.
@@ -176,31 +142,20 @@ def save_async(
         CheckpointLeafError: A leaf cannot be stored.
     """
     request = make_request(path, tree, step=step, plan=plan, metadata=metadata)
-    return start(request, arena)
+    return start(request)
 
 
-def start(
-    request: Request, arena: Arena | None, then: Callable[[Manifest], None] | None = None
-) -> PendingSave:
-    """Copy what a request speaks of, and run it in the background.
+def start(request: Request, then: Callable[[Manifest], None] | None = None) -> PendingSave:
+    """Hold what a request speaks of, and run it in the background.
 
     Args:
         request: The save.
-        arena: Where copies go, now and the next time.
         then: Called in the background with what was saved.
     """
-    # Only of these does a copy need memory of ours: an accelerator's arrays get their own.
-    copied = frozenset(
-        key
-        for key, part in _parts(request.snapshot)
-        if not isinstance(part, jax.Array) or _on_cpu(part)
-    )
-    held = replace(request, snapshot=copy_to_host(request.snapshot, arena or Arena()))
+    held = replace(request, snapshot=hold(request.snapshot))
 
     def work() -> Manifest:
         manifest = run_save(held)
-        if arena is not None:
-            arena.prepare(held.snapshot, copied)
         if then is not None:
             then(manifest)
         return manifest

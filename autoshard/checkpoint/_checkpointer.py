@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from autoshard.checkpoint._async import Arena, PendingSave, start
+from autoshard.checkpoint._async import PendingSave, start
 from autoshard.checkpoint._directory import (
     committed_steps,
     latest,
@@ -50,8 +50,8 @@ class Checkpointer:
         directory: Where checkpoints go, one directory ``step_00001000`` each.
         save: When `maybe_save` saves.
         keep: Which checkpoints stay.
-        background: Write in the background. The call then takes as long as copying the state to
-            host memory does.
+        background: Write in the background. The call then takes as long as holding the state on
+            the host does.
         verify_saved: Read each checkpoint back after it is committed, in the background too.
         strict: Raise what failed instead of warning.
     """
@@ -73,7 +73,6 @@ class Checkpointer:
         self._background = background
         self._verify = verify_saved
         self._strict = strict
-        self._arena = Arena()
         self._pending: PendingSave | None = None
         self._last_step: int | None = None
         self._last_time_s = time.monotonic()
@@ -151,7 +150,7 @@ class Checkpointer:
                     self._settle(step, manifest)
 
         if self._background:
-            self._pending = start(request, self._arena, then)
+            self._pending = start(request, then)
             return
         try:
             then(run_save(request))
