@@ -169,6 +169,6 @@ def _refuse(result: Mapping[str, str], target: Target) -> None:
     raise CompilerError(
         target.text,
         f"the compiler refused the program ({result['error']})",
-        "\n".join(message.splitlines()[:4]),
+        "\n".join(line[:300] for line in message.splitlines()[:4]),
         "another strategy or mesh, or a newer compiler",
     )

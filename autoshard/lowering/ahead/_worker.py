@@ -7,15 +7,17 @@ leaves ``result.json``, and ``optimized.txt`` where it is asked for.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax import export
-from jax.experimental import topologies
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils, topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autoshard._compat import memory_first_options
 from autoshard.lowering._jit import device_mesh
@@ -51,7 +53,7 @@ def compile_request(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     names, sizes = request["mesh"]
     if len(devices) != request["devices"]:
         return {"error": "DeviceCount", "message": str(len(devices))}
-    mesh = device_mesh(MeshShape(tuple(names), tuple(sizes)), devices)
+    mesh = arrange(MeshShape(tuple(names), tuple(sizes)), devices, request["slices"])
     program = export.deserialize(bytearray((folder / "program.bin").read_bytes()))
 
     def shardings(specs: list[list[list[str]]]) -> list[NamedSharding]:
@@ -80,6 +82,36 @@ def compile_request(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
         "statistics": read_statistics(compiled.memory_analysis()),
         "time_s": time_s,
     }
+
+
+def arrange(shape: MeshShape, devices: list[Any], slices: int) -> Mesh:
+    """Lay a mesh onto devices, slices along the slowest axes that they divide.
+
+    Args:
+        shape: The mesh.
+        devices: The devices, slice by slice.
+        slices: How many slices there are.
+
+    Returns:
+        The device mesh.
+    """
+    plain = np.array(devices).reshape(shape.sizes)
+    auto = (AxisType.Auto,) * len(shape.names)
+    if slices == 1:
+        try:
+            return device_mesh(shape, devices)
+        except (AssertionError, NotImplementedError):
+            # JAX lays no mesh onto the single cores of a v4, nor onto some odd shapes.
+            return Mesh(plain, shape.names, axis_types=auto)
+    between: list[int] = []
+    for size in shape.sizes:
+        between.append(math.gcd(size, slices // math.prod(between)))
+    within = [size // n for size, n in zip(shape.sizes, between, strict=True)]
+    if math.prod(between) == slices:
+        laid: Any = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+    else:
+        laid = plain
+    return Mesh(laid, shape.names, axis_types=auto)
 
 
 def find_devices(request: dict[str, Any]) -> list[Any]:

@@ -67,9 +67,7 @@ def test_the_cpu_compiler_says_the_same_here_and_there():
 
 
 def test_a_topology_of_another_size_is_refused():
-    with pytest.raises(
-        PlanMismatchError, match=r"model=4 in the plan, 16 devices in cpu:16"
-    ):
+    with pytest.raises(PlanMismatchError, match=r"model=4 in the plan, 16 devices in cpu:16"):
         compile_ahead(*planned(), "cpu:16")
 
 
@@ -311,6 +309,27 @@ def test_slices_and_shapes_that_libtpu_does_not_have():
         compile_ahead(
             *planned(mesh=MeshShape(("data", "model"), (3, 5)), strategy="replicate"), "v5e:3x5"
         )
+
+
+@pytest.mark.slow
+@pytest.mark.tpu_aot
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("topology", "sizes"),
+    [
+        ("v2:2x2", (2, 4)),
+        ("v4:2x2x2", (4, 4)),
+        ("v5p:2x2x4", (2, 8)),
+        ("v6e:2x4", (4, 2)),
+        ("tpu7x:2x2x1", (2, 4)),
+        ("v5e:2x2*4", (4, 4)),
+        ("v5e:2x2*4", (8, 2)),
+    ],
+)
+def test_meshes_on_tpus(topology, sizes):
+    mesh = MeshShape(("data", "model"), sizes)
+    there = compile_ahead(*planned(mesh=mesh, strategy="dp@data"), topology)
+    assert there.device_kind.startswith("TPU") and there.peak_bytes > 0
 
 
 @pytest.mark.slow
