@@ -210,7 +210,7 @@ class UnknownFormatError(CheckpointError):
             path,
             f"is of no format that is known here; looked for {'; '.join(self.looked_for)}; "
             f"there is {there}",
-            "--from-format safetensors, or --from LAYOUT where tensors lie in the files of many ranks",
+            "--from-format safetensors, or --from LAYOUT for one file per rank",
         )
 
 

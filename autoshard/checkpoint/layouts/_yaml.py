@@ -27,7 +27,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> Node:
                 None, None, f"the key {name!r} stands there twice", key.start_mark
             )
         seen.add(name)
-    result = Node(loader.construct_mapping(node, deep=True))
+    found: Any = loader.construct_mapping(node, deep=True)
+    result = Node(found)
     result.line = node.start_mark.line + 1
     return result
 

@@ -141,7 +141,8 @@ def test_flax_files(family, kit, tmp_path):
     transformers = pytest.importorskip("transformers")
     model_name, config_name, sizes, zoo = FLAX[family]
     config = getattr(transformers, config_name)(**sizes)
-    model = getattr(transformers, model_name)(config, seed=0)
+    with jax.numpy_rank_promotion("allow"):  # theirs rely on it
+        model = getattr(transformers, model_name)(config, seed=0)
     rng = np.random.default_rng(0)
     model.params = jax.tree.map(
         lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.2, jnp.float32), model.params
@@ -155,11 +156,8 @@ def test_flax_files(family, kit, tmp_path):
     stored = kit.contents(formats.open_msgpack(file))
     kit.same_bits(kit.contents(formats.open_msgpack(tmp_path / "back.msgpack")), stored)
 
-    jax.config.update("jax_numpy_rank_promotion", "allow")  # theirs rely on it
-    try:
+    with jax.numpy_rank_promotion("allow"):
         output = model(images() if family == "vit" else TOKENS)
-    finally:
-        jax.config.update("jax_numpy_rank_promotion", "raise")
     logits = output.prediction_logits if family == "bert" else output.logits
     found = zoo(load(tmp_path / "native"))
     np.testing.assert_allclose(found, logits, atol=2e-6, rtol=1e-5)

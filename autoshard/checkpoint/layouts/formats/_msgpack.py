@@ -308,7 +308,8 @@ class _Writer:
         self._start += info.nbytes
 
     def _leaf(self, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> None:
-        triple = b"\x93" + msgpack.packb(shape) + msgpack.packb(dtype.name)
+        packed = self._packer.pack(shape), self._packer.pack(dtype.name)
+        triple = b"\x93" + b"".join(packed)
         triple += b"\xc6" + struct.pack(">I", nbytes)
         total = len(triple) + nbytes
         self._pending += b"\xc9" + struct.pack(">Ib", total, _NDARRAY) + triple

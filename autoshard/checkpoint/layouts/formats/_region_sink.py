@@ -144,7 +144,7 @@ class RegionSink(ABC):
         assert self._regions is not None
         region = self._regions[name]
         dense = np.ascontiguousarray(array, region.dtype).reshape(index_shape(index))
-        view = memoryview(dense.reshape(-1).view(np.uint8))
+        view = dense.reshape(-1).view(np.uint8).data
         size = region.dtype.itemsize
         at = 0
         with self._writing():

@@ -236,7 +236,7 @@ def _fill(
     pool: FilePool, region: Region, shape: tuple[int, ...], index: Index, out: np.ndarray[Any, Any]
 ) -> None:
     size = region.dtype.itemsize
-    view = memoryview(out.reshape(-1).view(np.uint8))
+    view = out.reshape(-1).view(np.uint8).data
     inner, width, stride = _inner(shape, index)
     step = 0 if inner <= 0 else shape[inner] * stride * size  # from one run to the next
     count = width * size
