@@ -7,9 +7,18 @@ from typing import Annotated, Any
 
 import tyro
 
+from autoshard.cli import _ckpt_keep, _ckpt_look
 from autoshard.cli._ckpt_convert import Convert, Export, Import, Layouts
 
 COMMANDS: dict[str, Any] = {
+    "ls": _ckpt_look.List,
+    "show": _ckpt_look.Show,
+    "verify": _ckpt_look.Verify,
+    "diff": _ckpt_look.Diff,
+    "scrub": _ckpt_keep.Scrub,
+    "prune": _ckpt_keep.Prune,
+    "compact": _ckpt_keep.Compact,
+    "repair": _ckpt_keep.Repair,
     "convert": Convert,
     "import": Import,
     "export": Export,
