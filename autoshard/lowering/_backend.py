@@ -82,13 +82,13 @@ class AutoAxes:
                 operands = [next(rest) for _ in term.operands]
                 if _adds_to(term.op):  # every device would add the operand: it is added outside
                     operands[0] = jax.numpy.zeros_like(operands[0])
-                (partial,) = bind(term.op, operands)
+                partial = _partial(term.op, operands, how.dtype)
                 total = partial if total is None else total + partial
             if how.reduced:
                 total = jax.lax.psum(total, how.reduced)
             if how.axes:
                 total = jax.lax.psum_scatter(total, how.axes, scatter_dimension=how.dim, tiled=True)
-            return total
+            return total.astype(_dtype(terms[0].op))
 
         summed = jax.shard_map(
             island,
@@ -101,6 +101,24 @@ class AutoAxes:
             if _adds_to(term.op):
                 summed = term.operands[0] + summed
         return summed
+
+
+def _partial(op: Op, operands: Sequence[Any], dtype: str | None) -> Any:
+    """An op's partial result in a type of its own."""
+    if dtype is None:
+        return bind(op, operands)[0]
+    own = _dtype(op)
+    wider = jax.numpy.promote_types(own, dtype) == dtype
+    if wider and "preferred_element_type" in op.params:
+        params = {**op.params, "preferred_element_type": jax.numpy.dtype(dtype)}
+        return op.eqn.primitive.bind(*operands, **params)
+    if wider and op.primitive == "reduce_sum":
+        operands = [x.astype(dtype) if x.dtype == own else x for x in operands]
+    return bind(op, operands)[0].astype(dtype)
+
+
+def _dtype(op: Op) -> Any:
+    return op.eqn.outvars[0].aval.dtype
 
 
 def _adds_to(op: Op) -> bool:

@@ -210,7 +210,7 @@ def _constraints(
 def _scatters(node: Node, mesh: MeshShape, ops: _Ops) -> dict[int, Reduction]:
     found: dict[int, Reduction] = {}
     for entry in node.items():
-        record = entry.fields("op axes reduced dim operands result", "into")
+        record = entry.fields("op axes reduced dim operands result", "into dtype")
         op_id = ops.read(record["op"])
         if op_id in found:
             entry.fail("speaks of the op of an earlier line")
@@ -221,6 +221,7 @@ def _scatters(node: Node, mesh: MeshShape, ops: _Ops) -> dict[int, Reduction]:
             operands=tuple(_spec(spec, mesh) for spec in record["operands"].items()),
             result=_spec(record["result"], mesh),
             into=ops.read(record["into"]) if "into" in record else None,
+            dtype=record["dtype"].of(str) if "dtype" in record else None,
         )
     return found
 

@@ -102,6 +102,7 @@ def _reduction(structure: Structure, op_id: int, reduction: Reduction) -> dict[s
         "operands": [spec_entries(spec) for spec in reduction.operands],
         "result": spec_entries(reduction.result),
         **({} if reduction.into is None else {"into": structure.ops[reduction.into]}),
+        **({} if reduction.dtype is None else {"dtype": reduction.dtype}),
     }
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoshard.plan._gathers import find_regathers
 from autoshard.plan._labelling import Label, Labelling, Reason, inferred_label, project
 from autoshard.plan._plan import ConstraintKey, LeafPlan, Plan
-from autoshard.plan._reductions import find_reductions, merge_sums, scattered_partials
+from autoshard.plan._reductions import (
+    find_reductions,
+    is_grouped,
+    merge_sums,
+    retyped_sums,
+    scattered_partials,
+)
 from autoshard.plan._reshard import reshard_chain
 from autoshard.plan._roles import Roles
 from autoshard.plan._spec import Spec
@@ -22,6 +28,7 @@ def make_plan(
     *,
     strategy: str,
     notes: Sequence[str] = (),
+    sum_dtypes: Mapping[int, str] | None = None,
 ) -> Plan:
     """Turn a labelling into specs and constraints.
 
@@ -34,6 +41,8 @@ def make_plan(
         roles: Which arguments are state.
         strategy: Name of what was asked for, kept in the plan.
         notes: What the recipe or search wants to tell the user.
+        sum_dtypes: Op id → the type in which its partial result is combined, where it is not the
+            op's own.
 
     Returns:
         The plan.
@@ -43,6 +52,7 @@ def make_plan(
     constraints: dict[ConstraintKey, tuple[Spec, ...]] = {}
     settled = scattered_partials(labelling, produced)
     reductions = find_reductions(labelling, produced, settled)
+    reductions |= retyped_sums(labelling, produced, reductions, sum_dtypes or {})
     for value_id, spec in settled.items():
         value = program.values[value_id]
         # A partitioner asked for both at once permutes and exchanges whole arrays (seen with
@@ -54,6 +64,7 @@ def make_plan(
     _edges(labelling, produced, constraints)
     _results(labelling, produced, constraints, set(settled))
     _resharded(labelling, produced, constraints)
+    _grouped(labelling, produced, constraints)
     for key in dropped:
         constraints.pop(key, None)
 
@@ -144,6 +155,27 @@ def _resharded(
         made = program.values[operand]
         if program.ops[made.producer].primitive != ARGUMENT:
             constraints.setdefault((made.producer, "result", made.index), (produced[operand],))
+
+
+def _grouped(
+    labelling: Labelling,
+    produced: Sequence[Spec],
+    constraints: dict[ConstraintKey, tuple[Spec, ...]],
+) -> None:
+    """Pin everything about a convolution in groups, also what lies as it should.
+
+    Left to itself the partitioner may cut channels by a number that does not divide the groups,
+    and then aborts or returns wrong numbers (seen with 3 groups on 4 devices, jax 0.10.2).
+    """
+    program = labelling.ruled.program
+    for op in program.ops:
+        if op.primitive != "conv_general_dilated" or not is_grouped(op.params):
+            continue
+        for index, operand in enumerate(op.operands):
+            if isinstance(operand, int):
+                want = labelling.operand_spec(op.id, index)
+                constraints.setdefault((op.id, "operand", index), (want,))
+        constraints.setdefault((op.id, "result", 0), (produced[op.results[0]],))
 
 
 def _results(

@@ -68,6 +68,7 @@ class Reduction:
         operands: For each operand its spec.
         result: The spec of the result once it is combined.
         into: The addition that combines it together with others, or None: by itself.
+        dtype: The type in which partial results are made and combined, or None: the op's own.
     """
 
     axes: tuple[str, ...]
@@ -76,6 +77,7 @@ class Reduction:
     operands: tuple[Spec, ...]
     result: Spec
     into: int | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

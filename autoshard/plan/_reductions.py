@@ -97,7 +97,7 @@ def _runs_on_shards(labelling: Labelling, op: Op) -> bool:
         return False
     if any(not isinstance(o, int) for o in op.operands):
         return False
-    if op.primitive == "conv_general_dilated" and _is_grouped(op.params):
+    if op.primitive == "conv_general_dilated" and is_grouped(op.params):
         return False
     rule, label = labelling.ruled.rules[op.id], labelling.labels.get(op.id, {})
     assert rule is not None
@@ -105,9 +105,40 @@ def _runs_on_shards(labelling: Labelling, op: Op) -> bool:
     return not any(label.get(name) for name in halo)
 
 
-def _is_grouped(params: Mapping[str, Any]) -> bool:
+def is_grouped(params: Mapping[str, Any]) -> bool:
     """Whether a convolution has groups, whose number is a param."""
     return params["feature_group_count"] != 1 or params["batch_group_count"] != 1
+
+
+def retyped_sums(
+    labelling: Labelling,
+    produced: Sequence[Spec],
+    reductions: Mapping[int, Reduction],
+    dtypes: Mapping[int, str],
+) -> dict[int, Reduction]:
+    """Partial results that are combined in another type than the op's own.
+
+    Args:
+        labelling: Labels of the program.
+        produced: Spec of each value once it is combined.
+        reductions: Those that are written out already.
+        dtypes: Op id → the type.
+
+    Returns:
+        Op id → its reduction, for those of the ops that are partial and can be written out.
+    """
+    program = labelling.ruled.program
+    found: dict[int, Reduction] = {}
+    for op_id, dtype in dtypes.items():
+        op = program.ops[op_id]
+        written = reductions.get(op_id)
+        if written is None and labelling.partial_axes(op_id) and _runs_on_shards(labelling, op):
+            if op.primitive == "scatter-add" and labelling.operand_spec(op_id, 0).axes:
+                continue  # its indices speak of rows of the whole array
+            written = _all_reduce(labelling, produced, op_id)
+        if written is not None:
+            found[op_id] = replace(written, dtype=dtype)
+    return found
 
 
 def merge_sums(
@@ -206,7 +237,15 @@ def _combine_alike(
     ways: set[tuple[Any, ...]] = set()
     for op_id in terms:
         written = reductions.get(op_id) or _all_reduce(labelling, produced, op_id)
-        ways.add((written.axes, frozenset(written.reduced), written.dim, written.result))
+        ways.add(
+            (
+                written.axes,
+                frozenset(written.reduced),
+                written.dim,
+                written.dtype,
+                written.result,
+            )
+        )
     (result,) = addition.results
     return len(ways) == 1 and next(iter(ways))[-1] == produced[result]
 

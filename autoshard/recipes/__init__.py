@@ -7,3 +7,4 @@ from autoshard.recipes._context import Context as Context
 from autoshard.recipes._flow import Flow as Flow
 from autoshard.recipes._strategy import Term as Term
 from autoshard.recipes._strategy import parse_strategy as parse_strategy
+from autoshard.recipes._sums import REDUCE_DTYPES as REDUCE_DTYPES

@@ -14,6 +14,7 @@ from autoshard.recipes._flow import Flow, Unit
 from autoshard.recipes._megatron import megatron
 from autoshard.recipes._sequence import sequence
 from autoshard.recipes._strategy import parse_strategy
+from autoshard.recipes._sums import sum_dtypes
 from autoshard.recipes._table import table
 from autoshard.recipes._tensor import tensor
 from autoshard.recipes._zero import zero1, zero2, zero3
@@ -66,6 +67,7 @@ def plan_by_recipe(
     *,
     pins: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Spec] | None = None,
+    reduce_dtype: str | None = None,
 ) -> Plan:
     """Plan a program with a strategy.
 
@@ -76,6 +78,8 @@ def plan_by_recipe(
         pins: Specs of arguments and results, which hold whatever the strategy says: path or
             pattern → `jax.sharding.PartitionSpec`. Constraints in the program hold as well.
         fixed: Specs of arguments by path that are shared with another function.
+        reduce_dtype: The type in which gradients are combined, or None: the widest one of the
+            parameters.
 
     Returns:
         The plan.
@@ -85,6 +89,7 @@ def plan_by_recipe(
         BatchError: The data cannot be cut over the axes of a data-parallel term.
         StateStructureError: The program returns its state with another structure.
         PinError: A pin or constraint cannot hold.
+        OptionError: `reduce_dtype` is no type of floating-point numbers.
     """
     terms = parse_strategy(strategy, mesh, RECIPES)
     ruled = program if isinstance(program, RuledProgram) else with_rules(program)
@@ -105,7 +110,13 @@ def plan_by_recipe(
     fill_open(flow, held)
     for argument, result in roles.state_of_argument.items():
         flow.copy_label(argument, result)
-    return make_plan(flow.labelling(), roles, strategy=strategy, notes=notes)
+    return make_plan(
+        flow.labelling(),
+        roles,
+        strategy=strategy,
+        notes=notes,
+        sum_dtypes=sum_dtypes(context, reduce_dtype),
+    )
 
 
 def _unused(mesh: MeshShape, used: Container[str]) -> list[str]:

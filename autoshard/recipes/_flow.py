@@ -38,6 +38,8 @@ class Flow:
         self.labels: dict[int, dict[str, Unit]] = {}
         self.muted: set[int] = set()
         """Values whose sharding is not passed on to their readers."""
+        self.modest: frozenset[int] = frozenset()
+        """Ops that take their operands as they come: their producers do not follow them."""
         self._axes: dict[int, set[str]] = {}
         self._held: dict[int, frozenset[str]] = {}
         """Op → factors that take nothing more."""
@@ -280,7 +282,7 @@ class Flow:
             wanted: dict[int, int] = {}
             reader = -1
             for consumer, place in self.program.consumers[value]:
-                if not self.labelled(consumer, unit):
+                if consumer in self.modest or not self.labelled(consumer, unit):
                     continue
                 if among is not None and consumer not in among:
                     continue

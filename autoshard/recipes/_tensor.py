@@ -11,12 +11,27 @@ and the cross-entropy.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from autoshard.plan import human_bytes
 from autoshard.recipes._context import Context
 from autoshard.recipes._flow import Flow, Unit, Verdict
 from autoshard.recipes._notes import bytes_per_device, ways_out
 from autoshard.rules import FactorKind, OpRule
 from autoshard.tracing import Op
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was found out about weights so far, by the op of the argument behind each.
+
+    Args:
+        uncut: Those that could not be cut by column, and why.
+        narrow: Tables that were cut by columns, because their rows do not divide.
+    """
+
+    uncut: dict[int, str] = field(default_factory=dict)
+    narrow: set[int] = field(default_factory=set)
 
 
 def tensor(flow: Flow, context: Context, unit: Unit) -> list[str]:
@@ -30,21 +45,31 @@ def tensor(flow: Flow, context: Context, unit: Unit) -> list[str]:
     Returns:
         Notes on weights that could not be cut by column.
     """
-    uncut: dict[int, str] = {}
+    seen = _Seen()
 
     def decide(op: Op, rule: OpRule) -> Verdict:
         weights = context.weight_operands(op, rule)
         if len(weights) != 1:
             return None
-        return _weight_op(flow, context, op, rule, weights[0], unit, uncut)
+        return _weight_op(flow, context, op, rule, weights[0], unit, seen)
 
+    # The gradient of a table that is cut by columns would cut the activations by their features.
+    flow.modest = context.gradient_ops
     program = flow.program
     weights = {program.values[v].producer for v in context.parameter_values}
     flow.spread(unit, decide, context.batch_ops | weights)
-    rest = {op.id for op in program.ops} - context.batch_ops
-    flow.spread(unit, among=rest)  # state follows its weight before it follows a gradient
-    flow.spread(unit)
-    notes = _uncut_notes(flow, uncut, unit)
+    everything = {op.id for op in program.ops}
+    # State follows its weight before it follows a gradient.
+    flow.spread(unit, among=everything - context.batch_ops)
+    skipped = {
+        op.id
+        for op in program.ops
+        if (rule := flow.ruled.rules[op.id]) is not None
+        and not flow.labelled(op.id, unit)
+        and decide(op, rule) == "skip"
+    }
+    flow.spread(unit, among=everything - skipped)
+    notes = _uncut_notes(flow, seen.uncut, unit)
     return notes[:4] + ([f"… and {len(notes) - 4} more arrays"] if len(notes) > 4 else [])
 
 
@@ -70,7 +95,7 @@ def _weight_op(
     rule: OpRule,
     index: int,
     unit: Unit,
-    uncut: dict[int, str],
+    seen: _Seen,
 ) -> Verdict:
     """Row, column, by rows of a table, or nothing."""
     weight = op.operands[index]
@@ -94,8 +119,11 @@ def _weight_op(
         lookup = name is not None and name not in others
         if name is None or (rule.factors[name].kind is FactorKind.REDUCTION and not lookup):
             return "skip"  # summing over a dimension that only the weight has cut costs more
+        if context.parameter_values[weight] in seen.narrow:
+            flow.muted.update(op.results)
+            return name, "by columns of the table, handed on whole"
         return None
-    return _new_weight(flow, context, op, rule, index, inside, others, unit, uncut)
+    return _new_weight(flow, context, op, rule, index, inside, others, unit, seen)
 
 
 def _new_weight(
@@ -107,12 +135,12 @@ def _new_weight(
     inside: set[str],
     others: set[str],
     unit: Unit,
-    uncut: dict[int, str],
+    seen: _Seen,
 ) -> Verdict:
     """A weight that nothing has cut yet."""
     weight = op.operands[index]
     assert isinstance(weight, int)
-    if context.parameter_values[weight] in uncut:
+    if context.parameter_values[weight] in seen.uncut:
         return "skip"  # its gradient's ops would cut it along what the forward pass contracts
     order = [name for dim in rule.operands[index] for name in dim if name in inside - others]
     rows = [n for n in order if rule.factors[n].kind is FactorKind.REDUCTION]
@@ -125,12 +153,13 @@ def _new_weight(
         for name in columns:
             if flow.can_put(op.id, name, unit):
                 flow.muted.update(op.results)
+                seen.narrow.add(context.parameter_values[weight])
                 size = rule.factors[rows[0]].size
                 return name, f"by columns of the table: its {size} rows do not divide by {n}"
     if columns and flow.can_put(op.id, columns[0], unit):
         return columns[0], f"column: output dimension of size {rule.factors[columns[0]].size}"
     size = rule.factors[columns[0]].size if columns else None
-    uncut.setdefault(
+    seen.uncut.setdefault(
         context.parameter_values[weight],
         f"its output dimension ({size}) does not divide by {n}" if size else "it has no output",
     )

@@ -233,7 +233,7 @@ def test_sequence_parallelism_gathers_keys_and_values_alone(case):
     scattered = [c for c in planned.collectives if c.kind == "reduce-scatter"]
     assert sum(c.count for c in scattered) == 2 * 2
     (gradients,) = [c for c in planned.collectives if c.kind == "all-reduce"]
-    assert gradients.operand_bytes < 1.1 * gradient_bytes(planned)
+    assert gradients.operand_bytes < 1.2 * gradient_bytes(planned)  # the tied table counts twice
 
 
 def test_experts_are_reached_by_two_exchanges_in_each_direction(case):
