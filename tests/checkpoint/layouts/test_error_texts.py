@@ -46,7 +46,7 @@ def coverage(kit, folder):
     rules = (
         "layout: mine\nrules:\n- {from: 'h.{l:d}.weight', to: 'h_{l}/kernel'}\n- {from: b, to: b}"
     )
-    imported(kit, rules, {"h.0.weigth": A, "wte": A})
+    imported(kit, rules, {"h.0.bias": A, "wte": A})
 
 
 CASES = {
