@@ -37,7 +37,7 @@ def _commands() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Ckpt:
-    """Convert, import and export checkpoints; no model code is needed.
+    """List, check, mend, convert, import and export checkpoints; no model code is needed.
 
     Attributes:
         command: What to do.
