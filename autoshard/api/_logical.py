@@ -46,7 +46,7 @@ def logical_pins(tree: Any, rules: Rules | None = None) -> dict[str, PartitionSp
         >>> model = nn.Dense(8, kernel_init=kernel)
         >>> variables = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((2, 4)))
         >>> autoshard.logical_pins(variables, {"mlp": "model"})
-        {'params/kernel': PartitionSpec(None, 'model')}
+        {'params/kernel': P(None, 'model')}
     """
     given = _pairs(rules)
     found: dict[str, PartitionSpec] = {}

@@ -20,8 +20,9 @@ DEFAULT_STRATEGY = "zero3"
 Model = TypeVar("Model", bound=type)
 
 
+# A class is a callable as well: what is more special comes first.
 @overload
-def parallelize(function: Model, /) -> Model: ...
+def parallelize(function: Model, /) -> Model: ...  # pyright: ignore[reportOverlappingOverload]
 @overload
 def parallelize(function: Callable[..., Any], /) -> Parallelized: ...
 @overload
@@ -138,7 +139,7 @@ def parallelize(
             raise OptionError("function", function, "a callable")
         source = plan if plan is not None else like
         chosen = strategy or (source.strategy if source is not None else DEFAULT_STRATEGY)
-        others = {
+        others: dict[str, Any] = {
             "mesh": mesh,
             "like": like,
             "plan": plan,

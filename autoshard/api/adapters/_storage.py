@@ -35,7 +35,8 @@ def stored(shape: Sequence[int], mesh: Mesh, axes: Sequence[str]) -> NamedShardi
         The sharding; whole on every device where nothing divides.
     """
     spec: list[Any] = [None] * len(shape)
-    choices = [tuple(axes), *((axis,) for axis in sorted(axes, key=lambda a: -mesh.shape[a]))]
+    choices: list[tuple[str, ...]] = [tuple(axes)]
+    choices += [(axis,) for axis in sorted(axes, key=lambda a: -mesh.shape[a])]
     for choice in choices:
         n = math.prod(mesh.shape[axis] for axis in choice)
         fitting = [d for d, size in enumerate(shape) if size % n == 0 and size >= n > 1]

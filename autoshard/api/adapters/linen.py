@@ -50,7 +50,8 @@ def plan_class(cls: type[nn.Module], options: Options) -> type[nn.Module]:
         "init": nn.nowrap(functools.wraps(cls.init)(init)),
         "parallelized": property(lambda self: parallelized(self, cls, options)),
     }
-    return type(cls)(cls.__name__, (cls,), namespace)
+    make: Any = type(cls)
+    return make(cls.__name__, (cls,), namespace)
 
 
 def plan_instance(module: nn.Module, options: Options) -> nn.Module:

@@ -53,7 +53,7 @@ def plan_class(cls: type[nnx.Module], options: Options) -> type[nnx.Module]:
     }
     if planned is not None and forward is not None:
         namespace["__call__"] = _method(planned, forward)
-    made = type(meta.__name__, (meta,), {"__call__": construct})
+    made: Any = type(meta.__name__, (meta,), {"__call__": construct})
     is_pytree = getattr(cls, "_pytree__is_pytree", True)
     return made(cls.__name__, (cls,), namespace, **({} if is_pytree else {"pytree": False}))
 
@@ -66,16 +66,14 @@ def plan_instance(module: nnx.Module, options: Options) -> nnx.Module:
 
 
 def _forward(cls: type, forward: Any, options: Options) -> Parallelized:
-    function = functools.partial(_call, forward)
-    functools.update_wrapper(function, forward)
+    @functools.wraps(forward)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
     function.__name__ = cls.__name__
     planned = options.function(function, LeafStatics(function, (), ()))
     planned.read_with(GraphReader(function, LeafStatics(function, (), ())))
     return planned
-
-
-def _call(forward: Any, *args: Any, **kwargs: Any) -> Any:
-    return forward(*args, **kwargs)
 
 
 def _method(planned: Parallelized, forward: Any) -> Any:
@@ -96,8 +94,7 @@ def _is_inside() -> bool:
 def _born(
     klass: Any, meta: type, planned: Parallelized, options: Options, args: Any, kwargs: Any
 ) -> Any:
-    create = functools.partial(meta.__call__, klass)
-    create.__name__ = klass.__name__  # type: ignore[attr-defined]
+    create = functools.wraps(klass)(functools.partial(meta.__call__, klass))
     birth = Birth(create, args, kwargs)
     leaves = abstract_leaves(birth.made)
     if options.example is not None:

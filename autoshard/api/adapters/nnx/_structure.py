@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from flax import nnx
 
@@ -84,11 +84,11 @@ class Structure:
 
     def __init__(self, names: Sequence[str], roots: Sequence[Any]) -> None:
         self.graphdef, flat = nnx.graph.flatten(tuple(roots), ref_index=nnx.graph.RefMap())
-        leaves = list(flat.leaves)
+        leaves, paths = list(flat.leaves), cast(Any, flat.paths)
         walk = Walk(roots, nnx.graph.is_graph_node, _is_variable)
         slots = [
-            _slot((names[path[0]], *map(str, path[1:])), index, leaf, walk)
-            for index, (path, leaf) in enumerate(zip(flat.paths, leaves, strict=True))
+            _slot((str(names[path[0]]), *map(str, path[1:])), index, leaf, walk)
+            for index, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
         ]
         self.groups = _group(slots)
         self.slots = [slot for group in self.groups for slot in group.slots]

@@ -24,7 +24,7 @@ class _Container(NamedTuple):
 
     Args:
         parent: The container that it stands in.
-        index: Where in there.
+        position: Where in there.
         kind: Its class.
         values: What lists its children; None where they are its attributes.
         names: Names of attributes or keys, where it has some.
@@ -33,7 +33,7 @@ class _Container(NamedTuple):
     """
 
     parent: int
-    index: int
+    position: int
     kind: type
     values: Callable[[Any], list[Any]] | None
     names: list[Any] | None
