@@ -179,7 +179,10 @@ def gpt(rename=lambda name: name):
     return step, (leaves, jax.eval_shape(tx.init, leaves), spec.example_batch(16, 32))
 
 
-@pytest.mark.parametrize("strategy", ["zero3+tensor", "zero3"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["zero3+tensor", "zero3", "zero1+megatron", "zero2", "dp+sequence", "dp+expert", "dp+table"],
+)
 def test_names_do_not_matter(plan_of, strategy):
     """Other names, which also put the leaves in another order."""
     shuffled = random.Random(strategy)
