@@ -17,8 +17,6 @@ SAMPLE = {
     ("moe-tiny", "zero3+tensor"),
     ("t5-tiny", "tensor"),
     ("dlrm-tiny", "zero3+tensor"),
-    ("bert-tiny", "zero3"),
-    ("unet-tiny", "zero3"),
     ("llama-nnx-tiny", "zero3+tensor"),
 }
 CASES = [

@@ -9,6 +9,11 @@ import pytest
 from autoshard import models
 
 LANGUAGE_MODELS = ["gpt-tiny", "llama-tiny"]
+# By default only what no other test trains, and what compiles quickly.
+LEARNING = [name for name in models.names() if name.endswith("-tiny")]
+QUICK = ["dlrm-tiny", "resnet-tiny", "t5-tiny", "vit-tiny"]
+STACKED = ["moe-tiny", "bert-tiny", "vit-tiny"]
+SLOW = [name for name in LEARNING if name not in QUICK] + ["vit-tiny"]
 
 
 def _batch(spec, batch=4, seq=32):
@@ -33,9 +38,7 @@ def test_loss_starts_at_the_logarithm_of_the_vocabulary(name):
     [
         ("gpt-tiny", "h"),
         ("llama-tiny", "layers"),
-        ("moe-tiny", "layers"),
-        ("bert-tiny", "layers"),
-        ("vit-tiny", "layers"),
+        *(pytest.param(n, "layers", marks=pytest.mark.slow) for n in SLOW if n in STACKED),
     ],
 )
 def test_scanned_and_unrolled_layers_agree(name, layers, batch_of, params_of):
@@ -113,12 +116,16 @@ def test_cross_entropy_is_float32_and_matches_its_definition():
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in models.names() if n.endswith("-tiny")])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in LEARNING],
+)
 def test_every_parameter_learns(name, batch_of, state_of):
     """Gradients are finite and nonzero, and in bfloat16 about the same."""
     spec = models.get(name)
     half = models.get(name, dtype="bfloat16")
-    batch = batch_of(spec, 4)
+    # An example of a recommender is six numbers: rounding averages out over many of them alone.
+    batch = batch_of(spec, 64 if name == "dlrm-tiny" else 4)
     optimizer = optax.sgd(1.0, momentum=0.9)  # its state after one step is the gradient
     gradients = {}
     for s in (spec, half):
@@ -136,8 +143,10 @@ def test_every_parameter_learns(name, batch_of, state_of):
         name_of = jax.tree_util.keystr(path, simple=True, separator="/")
         if not name_of.endswith("key/bias"):
             assert jnp.abs(leaf).max() > 1e-6 * scale, name_of
+    # As a vector, for rounding may move a single activation over the edge of a ReLU.
     difference = jax.tree.map(jnp.subtract, *gradients.values())
-    assert _largest(difference) < 0.1 * scale
+    relative = optax.tree.norm(difference) / optax.tree.norm(gradients["float32"])
+    assert relative < 0.1
 
 
 def test_example_batches():
