@@ -2,4 +2,5 @@
 
 from autoshard.lowering.ahead._worker import main
 
-main()
+if __name__ == "__main__":
+    main()
