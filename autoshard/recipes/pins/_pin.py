@@ -107,8 +107,10 @@ def _entries(value: object, source: str) -> tuple[_Entry, ...]:
         return value.dims
     if not isinstance(value, PartitionSpec):
         raise PinFormError(source, value, f"is a {type(value).__name__}, not a PartitionSpec")
-    if getattr(value, "unreduced", None) or getattr(value, "reduced", None):
-        raise PinFormError(source, value, "speaks of partial sums, which are no spec of an array")
+    partial = sorted({*getattr(value, "unreduced", ()), *getattr(value, "reduced", ())})
+    if partial:
+        problem = "are axes of partial sums (unreduced), which no array is stored in"
+        raise PinFormError(source, partial, problem)
     return tuple(_entry(entry, value, source) for entry in value)
 
 
