@@ -42,6 +42,6 @@ def stored(shape: Sequence[int], mesh: Mesh, axes: Sequence[str]) -> NamedShardi
         fitting = [d for d, size in enumerate(shape) if size % n == 0 and size >= n > 1]
         if fitting:
             largest = max(fitting, key=lambda d: shape[d])
-            spec[largest:] = [choice if len(choice) > 1 else choice[0]]
+            spec[largest:] = [choice[0] if len(choice) == 1 else choice]
             return NamedSharding(mesh, PartitionSpec(*spec))
     return NamedSharding(mesh, PartitionSpec())
