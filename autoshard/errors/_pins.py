@@ -35,14 +35,23 @@ class PinPathError(PinError):
 
     Args:
         key: The path or pattern.
-        paths: All paths of arguments and results.
+        arguments: Paths of the arguments.
+        results: Paths of the results.
         problem: What Python says of the pattern, where it is none.
     """
 
-    def __init__(self, key: str, paths: Sequence[str], problem: str | None = None) -> None:
+    def __init__(
+        self,
+        key: str,
+        arguments: Sequence[str],
+        results: Sequence[str],
+        problem: str | None = None,
+    ) -> None:
         self.key = key
-        self.paths = tuple(paths)
-        close = get_close_matches(key, paths, n=3, cutoff=0.3)
+        self.paths = paths = (*arguments, *results)
+        # Results that are state look like arguments: those are what is meant more often.
+        close = get_close_matches(key, arguments, n=3, cutoff=0.5)
+        close = close or get_close_matches(key, paths, n=3, cutoff=0.3)
         if not close:  # an end of a path may be what was meant
             last = key.rpartition("/")[2]
             close = [path for path in paths if last and last in path][:3]

@@ -48,7 +48,7 @@ def match_paths(
             )
             if found:
                 return way, found
-    raise PinPathError(key, [*arguments, *results], problem)
+    raise PinPathError(key, arguments, results, problem)
 
 
 def _is_meant(way: int, key: str, pattern: re.Pattern[str] | None, path: str) -> bool:
