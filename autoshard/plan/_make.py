@@ -10,6 +10,7 @@ from autoshard.plan._labelling import Label, Labelling, Reason, inferred_label, 
 from autoshard.plan._plan import ConstraintKey, LeafPlan, Plan
 from autoshard.plan._reductions import (
     find_reductions,
+    grouped_sums,
     is_grouped,
     merge_sums,
     retyped_sums,
@@ -52,6 +53,7 @@ def make_plan(
     constraints: dict[ConstraintKey, tuple[Spec, ...]] = {}
     settled = scattered_partials(labelling, produced)
     reductions = find_reductions(labelling, produced, settled)
+    reductions |= grouped_sums(labelling, produced, reductions)
     reductions |= retyped_sums(labelling, produced, reductions, sum_dtypes or {})
     for value_id, spec in settled.items():
         value = program.values[value_id]

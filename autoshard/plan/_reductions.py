@@ -97,10 +97,15 @@ def _runs_on_shards(labelling: Labelling, op: Op) -> bool:
         return False
     if any(not isinstance(o, int) for o in op.operands):
         return False
-    if op.primitive == "conv_general_dilated" and is_grouped(op.params):
-        return False
     rule, label = labelling.ruled.rules[op.id], labelling.labels.get(op.id, {})
     assert rule is not None
+    if op.primitive == "conv_general_dilated" and is_grouped(op.params):
+        # Groups, and dimensions of which they are a part, stay whole: their number is a param.
+        sides = (*rule.operands, *rule.results)
+        shared = set.intersection(*({name for dim in dims for name in dim} for dims in sides))
+        merged = {name for dims in sides for dim in dims if len(dim) > 1 for name in dim}
+        if any(label.get(name) for name in merged | shared):
+            return False
     halo = rule.of_kind(FactorKind.HALO)  # a window looks beyond the edge of its shard
     return not any(label.get(name) for name in halo)
 
@@ -108,6 +113,30 @@ def _runs_on_shards(labelling: Labelling, op: Op) -> bool:
 def is_grouped(params: Mapping[str, Any]) -> bool:
     """Whether a convolution has groups, whose number is a param."""
     return params["feature_group_count"] != 1 or params["batch_group_count"] != 1
+
+
+def grouped_sums(
+    labelling: Labelling, produced: Sequence[Spec], reductions: Mapping[int, Reduction]
+) -> dict[int, Reduction]:
+    """Partial results of convolutions in groups, which a partitioner gets wrong.
+
+    Args:
+        labelling: Labels of the program.
+        produced: Spec of each value once it is combined.
+        reductions: Those that are written out already.
+
+    Returns:
+        Op id → its reduction.
+    """
+    return {
+        op.id: _all_reduce(labelling, produced, op.id)
+        for op in labelling.ruled.program.ops
+        if op.primitive == "conv_general_dilated"
+        and is_grouped(op.params)
+        and op.id not in reductions
+        and labelling.partial_axes(op.id)
+        and _runs_on_shards(labelling, op)
+    }
 
 
 def retyped_sums(
