@@ -97,10 +97,8 @@ class LeafStatics(Calls):
         arrays = [leaf for leaf in leaves if is_array(leaf)]
         if len(arrays) == len(leaves):
             return leaves, (structure, ())
-        statics = tuple(
-            (i, StaticLeaf(leaf)) for i, leaf in enumerate(leaves) if not is_array(leaf)
-        )
-        return arrays, (structure, statics)
+        fixed = tuple((i, StaticLeaf(leaf)) for i, leaf in enumerate(leaves) if not is_array(leaf))
+        return arrays, (structure, fixed)
 
     def arrays(self, tree: Any) -> Any:
         """A tree of arguments as it is traced: with nothing but arrays as leaves."""
