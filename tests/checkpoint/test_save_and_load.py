@@ -193,7 +193,6 @@ ONE = np.ones(3)
         ({"a": np.zeros(2, "datetime64[s]")}, CheckpointLeafError),
         ({"a": jax.ShapeDtypeStruct((2,), np.float32)}, CheckpointLeafError),
     ],
-    ids=str,
 )
 def test_refused_before_a_byte_is_written(tree, error, tmp_path):
     with pytest.raises(error, match="nothing has been written"):
