@@ -129,12 +129,13 @@ def measure_nnx(n_layers: int, seconds: float) -> dict[str, Any]:
     theirs = jax.tree.map(jnp.copy, nnx.clone(mine))
     plain = nnx.jit(step, donate_argnums=(0, 1))
     samples: dict[str, list[float]] = {"autoshard": [], "nnx.jit": []}
-    for run, objects in ((planned, mine), (plain, theirs)):
+    runs: list[tuple[str, Any, Any]] = [("autoshard", planned, mine), ("nnx.jit", plain, theirs)]
+    for _, run, objects in runs:
         for _ in range(4):  # compile, and let the first state go round
             jax.block_until_ready(run(*objects, x))
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        for name, run, objects in (("autoshard", planned, mine), ("nnx.jit", plain, theirs)):
+        for name, run, objects in runs:
             jax.block_until_ready(jax.tree.leaves(nnx.state(objects)))
             start = time.perf_counter()
             jax.block_until_ready(run(*objects, x))

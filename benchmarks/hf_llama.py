@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import warnings
+from typing import Any, cast
 
 STRATEGIES = {
     "dp": "data=8",
@@ -43,7 +44,7 @@ def main() -> int:
     return 0 if good else 1
 
 
-def run(strategy: str, layers: int) -> dict[str, object]:
+def run(strategy: str, layers: int) -> dict[str, Any]:
     """Measure one strategy in a new process."""
     command = [sys.executable, __file__, "--child", "--strategy", strategy, "--layers", str(layers)]
     env = {**os.environ, "USE_TORCH": "0", "USE_TF": "0", "AUTOSHARD_CACHE": ""}
@@ -51,7 +52,7 @@ def run(strategy: str, layers: int) -> dict[str, object]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(strategy: str, layers: int) -> dict[str, object]:
+def measure(strategy: str, layers: int) -> dict[str, Any]:
     """Plan the step with one strategy."""
     import autoshard
 
@@ -71,8 +72,8 @@ def measure(strategy: str, layers: int) -> dict[str, object]:
         return TrainState.create(apply_fn=None, params=params, tx=optax.adamw(1e-4))
 
     def step(state: TrainState, ids: jax.Array) -> tuple[TrainState, jax.Array]:
-        def loss_of(params: object) -> jax.Array:
-            logits = model(ids, params=params, train=True).logits
+        def loss_of(params: Any) -> jax.Array:
+            logits = cast(Any, model(ids, params=params, train=True)).logits
             losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], ids[:, 1:])
             return losses.mean()
 

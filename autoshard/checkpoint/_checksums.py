@@ -31,7 +31,7 @@ def crc32c(data: bytes | memoryview | np.ndarray[Any, Any], start: int = 0) -> i
 
 def as_bytes(array: np.ndarray[Any, Any]) -> memoryview:
     """The memory of a contiguous array, for types without a buffer format too."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 @functools.lru_cache(maxsize=4096)

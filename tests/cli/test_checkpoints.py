@@ -51,7 +51,8 @@ def test_resume(mesh, run, tmp_path, capfd):
     else:
         np.testing.assert_allclose(list(found.values()), wanted, rtol=1e-5)
     assert "resumed after step 6" in capfd.readouterr().err
-    assert ck.latest(tmp_path / "run").name == "step_00000012"
+    newest = ck.latest(tmp_path / "run")
+    assert newest is not None and newest.name == "step_00000012"
 
 
 def test_what_resume_refuses(run, tmp_path, capfd):

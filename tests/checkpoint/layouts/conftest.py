@@ -4,7 +4,7 @@ import io
 import pickle
 import zipfile
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -78,7 +78,9 @@ class Size(tuple):
 class TorchPickler(pickle._Pickler):
     """Writes the pickles that `torch.save` writes, for arrays and without torch."""
 
-    dispatch = pickle._Pickler.dispatch.copy()
+    write: Any  # these two are there, but no part of what is known of its type
+    save: Any
+    dispatch: ClassVar[dict[type, Any]] = pickle._Pickler.dispatch.copy()
     storages: ClassVar = {
         "float32": "FloatStorage",
         "bfloat16": "BFloat16Storage",

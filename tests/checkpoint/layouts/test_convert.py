@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -62,7 +63,7 @@ def hf_gpt2(folder, **sink_options):
             return tree[name][index]
 
     layout = get_layout("hf_gpt2").layout(Known(side="tree", infos=Tree().tensors()))
-    view = apply(layout.inverse(), Tree())
+    view = apply(layout.inverse(), cast(Any, Tree()))
     whole = {
         name: view.read(name, tuple(slice(0, n) for n in info.shape))
         for name, info in view.tensors().items()
@@ -167,7 +168,7 @@ def test_rounding_layouts_ask_first(kit, tmp_path, rng):
     quant = "{quant: {from: int8, scale: float32, to: float32, block: [0, 0]}}"
     layout.write_text(f"layout: int8\nrules:\n- {{from: [w, s], to: x, ops: [{quant}]}}\n")
     np.savez(tmp_path / "x.npz", x=rng.normal(size=(4, 4)).astype(np.float32))
-    request = dict(
+    request: dict[str, Any] = dict(
         source=tmp_path / "x.npz", target=tmp_path / "o.safetensors", to_layout=str(layout)
     )
     with pytest.raises(LossyLayoutError, match="precision, from float32 to int8"):
@@ -224,7 +225,7 @@ def big(tmp_path, rng):
     return tmp_path / "big.npz", arrays
 
 
-def convert_and_die(source, target, to_format, kill_at):
+def convert_and_die(source, target, to_format, kill_at) -> Any:
     """The number of changes and of bytes resumed; None where it was killed."""
     command = [sys.executable, WORKER, source, target, to_format, str(kill_at)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)

@@ -4,6 +4,7 @@ import json
 import pickle
 import struct
 import zipfile
+from typing import Any
 
 import flax.serialization
 import ml_dtypes
@@ -151,7 +152,7 @@ def test_msgpack_of_flax(arrays, kit, tmp_path, monkeypatch):
 @pytest.mark.parametrize("ocdbt", [True, False])
 @pytest.mark.parametrize("zarr3", [True, False])
 def test_plain_orbax(ocdbt, zarr3, kit, tmp_path):
-    tree = {
+    tree: dict[str, Any] = {
         "params": {"w": np.arange(12, dtype=np.float32).reshape(3, 4)},
         "list": [np.arange(3), np.arange(4, dtype=np.int16)],
         "nothing": None,

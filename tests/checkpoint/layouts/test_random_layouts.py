@@ -5,6 +5,7 @@ The tree gets random bits, is exported, imported and exported again.
 """
 
 import math
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -134,7 +135,7 @@ class RuleMaker:
         to = self.pick(["halves", "interleaved"])
         self.set({"rotary": {"dim": written, "to": to}}, self.shapes[0])
 
-    def take_key(self):
+    def take_key(self) -> tuple[Any, Any]:
         if not self.keys:
             return None, None
         key = self.pick(sorted(self.keys))

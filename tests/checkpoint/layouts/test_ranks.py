@@ -4,6 +4,7 @@ The files are made here, by slicing whole arrays the way those programs do.
 """
 
 import collections
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -47,7 +48,7 @@ def flat(arrays, names):
 
 def model_states(kit, folder, state, *, stage):
     """The file of module weights in bfloat16, and the shapes of what is in the fragments."""
-    weights = collections.OrderedDict(
+    weights: dict[str, Any] = collections.OrderedDict(
         (name, value.astype(ml_dtypes.bfloat16)) for name, value in state["fp32"].items()
     )
     if stage == 3:

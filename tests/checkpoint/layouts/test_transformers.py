@@ -107,6 +107,7 @@ def test_pytorch_files(family, kit, tmp_path):
     model.save_pretrained(tmp_path / "hf", max_shard_size="60KB")
 
     conversion = convert(tmp_path / "hf", tmp_path / "native").conversion
+    assert conversion.from_layout is not None
     assert conversion.from_layout.name == layout.replace("mistral", "llama")
     convert(tmp_path / "native", tmp_path / "back", to_layout=layout)
     stored = kit.contents(formats.open_safetensors(tmp_path / "hf"))
@@ -151,6 +152,7 @@ def test_flax_files(family, kit, tmp_path):
     file = tmp_path / "flax" / "flax_model.msgpack"
 
     conversion = convert(file, tmp_path / "native").conversion
+    assert conversion.from_layout is not None
     assert conversion.from_layout.name == f"flax_{family}"
     convert(tmp_path / "native", tmp_path / "back.msgpack", to_layout=f"flax_{family}")
     stored = kit.contents(formats.open_msgpack(file))
