@@ -118,7 +118,7 @@ def as_weak(array: Any) -> Any:
     # Remove when jax offers it: in jax 0.10 and 0.11 only Python numbers make weak types publicly.
     from jax._src.lax import lax
 
-    return lax._convert_element_type(array, weak_type=True)
+    return lax._convert_element_type(array, weak_type=True)  # pyright: ignore[reportPrivateUsage]
 
 
 @functools.cache

@@ -117,7 +117,7 @@ CASES = {
     "static arguments of a model": lambda: autoshard.parallelize(
         nn.Dense(8), static_argnames="train"
     ),
-    "something that is no model": lambda: autoshard.wrap(7),
+    "something that is no model": lambda: autoshard.wrap(7),  # pyright: ignore[reportArgumentType]
     "unknown strategy": lambda: run(strategy="fsdp"),
     "unknown axis": lambda: run(strategy="dp@rows"),
     "an axis for two terms": lambda: run(strategy="zero3@data+tensor@data", mesh="data=2,model=4"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Unpack, overload
 
 from autoshard.api._calls import Calls
 from autoshard.api._parallelized import Parallelized
+from autoshard.api._types import Decorator, Keywords, Model
 from autoshard.api.adapters._options import Options
 from autoshard.api.adapters._registry import find_adapter
 from autoshard.errors import ModelOptionError, OptionError, PinFormError, PlanOptionError
@@ -17,46 +18,19 @@ from autoshard.recipes import REDUCE_DTYPES
 DEFAULT_STRATEGY = "zero3"
 
 
-Model = TypeVar("Model", bound=type)
-
-
-# A class is a callable as well: what is more special comes first.
+# A class is a callable as well, and so are most models: what is more special comes first.
 @overload
-def parallelize(function: Model, /) -> Model: ...  # pyright: ignore[reportOverlappingOverload]
+def parallelize(  # pyright: ignore[reportOverlappingOverload]
+    function: type[Model], /, **options: Unpack[Keywords]
+) -> type[Model]: ...
 @overload
-def parallelize(function: Callable[..., Any], /) -> Parallelized: ...
+def parallelize(function: Model, /, **options: Unpack[Keywords]) -> Model: ...
 @overload
+def parallelize(function: Callable[..., Any], /, **options: Unpack[Keywords]) -> Parallelized: ...
+@overload
+def parallelize(**options: Unpack[Keywords]) -> Decorator: ...
 def parallelize(
-    *,
-    mesh: Any = None,
-    strategy: str | None = None,
-    donate: bool | str = "auto",
-    static_argnums: int | Sequence[int] = (),
-    static_argnames: str | Sequence[str] = (),
-    like: Parallelized | None = None,
-    plan: Plan | str | os.PathLike[str] | None = None,
-    pins: Mapping[str, Any] | None = None,
-    reduce_dtype: str | None = None,
-    example: tuple[Any, ...] | None = None,
-) -> Callable[[Callable[..., Any]], Parallelized]: ...
-@overload
-def parallelize(
-    function: Callable[..., Any],
-    /,
-    *,
-    mesh: Any = None,
-    strategy: str | None = None,
-    donate: bool | str = "auto",
-    static_argnums: int | Sequence[int] = (),
-    static_argnames: str | Sequence[str] = (),
-    like: Parallelized | None = None,
-    plan: Plan | str | os.PathLike[str] | None = None,
-    pins: Mapping[str, Any] | None = None,
-    reduce_dtype: str | None = None,
-    example: tuple[Any, ...] | None = None,
-) -> Parallelized: ...
-def parallelize(
-    function: Callable[..., Any] | None = None,
+    function: Any = None,
     /,
     *,
     mesh: Any = None,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Unpack, cast
 
 from autoshard.api._parallelize import parallelize
+from autoshard.api._types import Keywords, ModelOrClass
 from autoshard.api.adapters._registry import KINDS, find_adapter
 from autoshard.errors import ModelKindError
 
-Model = TypeVar("Model")
 
-
-def wrap(model: Model, **options: Any) -> Model:
+def wrap(model: ModelOrClass, **options: Unpack[Keywords]) -> ModelOrClass:
     """Make a model run on a mesh: what the decorator does to its class, for one object.
 
     Args:
@@ -34,4 +33,4 @@ def wrap(model: Model, **options: Any) -> Model:
     """
     if find_adapter(model) is None:
         raise ModelKindError(model, [f"{kind.module}.{kind.base}" for kind in KINDS])
-    return parallelize(model, **options)  # type: ignore[arg-type]
+    return cast(Any, parallelize)(model, **options)

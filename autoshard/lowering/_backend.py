@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -77,13 +79,14 @@ class AutoAxes:
 
         def island(*local: Any) -> Any:
             rest = iter(local)
-            total = None
-            for term in terms:
+
+            def part(term: Term) -> Any:
                 operands = [next(rest) for _ in term.operands]
                 if _adds_to(term.op):  # every device would add the operand: it is added outside
                     operands[0] = jax.numpy.zeros_like(operands[0])
-                partial = _partial(term.op, operands, how.dtype)
-                total = partial if total is None else total + partial
+                return _partial(term.op, operands, how.dtype)
+
+            total = functools.reduce(operator.add, map(part, terms))
             if how.reduced:
                 total = jax.lax.psum(total, how.reduced)
             if how.axes:

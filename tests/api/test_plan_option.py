@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from autoshard.errors import (
     PlanOptionError,
 )
 
-STRATEGY = {"mesh": "data=2,model=4", "strategy": "zero3+tensor"}
+STRATEGY: dict[str, Any] = {"mesh": "data=2,model=4", "strategy": "zero3+tensor"}
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Linen modules: ``init`` and ``apply`` on a mesh, with everything that ``apply`` can do."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -93,14 +94,16 @@ def test_training(pair, x):
 def test_methods_and_captured_intermediates(x):
     planned, plain = autoshard.wrap(Net(), strategy="zero3"), Net()
     variables = plain.init(KEY, x)
-    for options in (
+    cases: list[dict[str, Any]] = [
         {"method": "features"},
         {"method": Net.features},
         {"mutable": True},
         {"capture_intermediates": True, "mutable": ["intermediates"]},
         {"capture_intermediates": _dense_alone, "mutable": "intermediates"},
-    ):
-        close(*(m.apply(variables, x, train=False, **options) for m in (planned, plain)))
+    ]
+    for options in cases:
+        one, two = (m.apply(variables, x, train=False, **options) for m in (planned, plain))
+        close(one, two)
 
 
 def _dense_alone(module, method):
@@ -115,7 +118,7 @@ def test_what_it_is(x):
     assert isinstance(model, Net) and model.width == 16 and model == model.clone()
     assert "Net(" in repr(model)
     assert Planned(width=64).width == 64
-    variables = Planned(width=64).init(KEY, x)
+    variables: Any = Planned(width=64).init(KEY, x)
     assert variables["params"]["conv"]["kernel"].shape == (3, 3, 3, 64)
     model.bind(variables)  # what is not planned is as it was
 
@@ -147,8 +150,8 @@ def test_inside_a_planned_step(x):
             apply_fn=model.apply, params=variables["params"], tx=optax.sgd(0.1, momentum=0.9)
         )
         step = wrap(functools.partial(_step, stats=variables["batch_stats"]))
-        for _ in range(2):
-            state, loss = step(state, {"x": x})
+        state, _ = step(state, {"x": x})
+        state, loss = step(state, {"x": x})
         states.append((state.params, state.opt_state, loss))
     close(*states)
 
@@ -196,9 +199,9 @@ def test_scan_and_remat(mesh, strategy):
     x = np.random.default_rng(1).standard_normal((16, 4, 32), dtype=np.float32)
     planned, plain = autoshard.wrap(Scanned(), mesh=mesh, strategy=strategy), Scanned()
     variables, expected = planned.init(KEY, x), plain.init(KEY, x)
+    models: list[Any] = [planned, plain]
     grads = [
-        jax.jit(jax.grad(lambda v, m=m: jnp.mean(m.apply(v, x) ** 2)))(expected)
-        for m in (planned, plain)
+        jax.jit(jax.grad(lambda v, m=m: jnp.mean(m.apply(v, x) ** 2)))(expected) for m in models
     ]
     close((variables, *grads[:1]), (expected, *grads[1:]))
 
@@ -209,7 +212,8 @@ def test_decoding_from_a_cache():
     variables = planned.init(KEY, x)
     expected = Cached().init(KEY, x)
     outputs = []
-    for model, v in ((planned, variables), (Cached(), expected)):
+    runs: list[tuple[Any, Any]] = [(planned, variables), (Cached(), expected)]
+    for model, v in runs:
         cache, outs = v["cache"], []
         for i in range(3):
             out, mutated = model.apply(
@@ -224,7 +228,7 @@ def test_decoding_from_a_cache():
         outputs.append((outs, cache))
     close(*outputs)
     for leaf in planned.parallelized.last_plan.state:
-        array = variables
+        array: Any = variables
         for part in leaf.path.split("/")[1:]:
             array = array[part]
         if "/params/" in leaf.path:  # they never move

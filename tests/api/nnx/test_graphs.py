@@ -160,6 +160,7 @@ def test_cycles(plan, x):
     class Node(nnx.Module):
         def __init__(self, rngs):
             self.linear = nnx.Linear(16, 16, rngs=rngs)
+            self.next: Node
 
     one, two = Node(nnx.Rngs(0)), Node(nnx.Rngs(1))
     one.next, two.next = two, one

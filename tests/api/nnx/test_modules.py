@@ -1,6 +1,7 @@
 """NNX module classes: instances born sharded, calls planned, objects updated as always."""
 
 import gc
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ def test_what_it_is(net, x):
     assert Planned.__name__ == "Net" and Planned.__module__ == net.__module__
     assert issubclass(Planned, net) and type(model) is Planned and isinstance(model, nnx.Module)
 
-    class Deeper(Planned):
+    class Deeper(Planned):  # pyright: ignore[reportUntypedBaseClass]
         def __init__(self, *, rngs):
             super().__init__(rngs=rngs)
             self.last = nnx.Linear(8, 4, rngs=rngs)
@@ -124,7 +125,8 @@ def test_arguments_that_are_no_arrays_are_static(x):
 
     Planned = autoshard.parallelize(Branches, strategy="dp")
     mine, theirs = (c(8, rngs=nnx.Rngs(0), scale=2.0) for c in (Planned, Branches))
-    for options in ({}, {"double": True}, {"mode": "none"}):
+    cases: list[dict[str, Any]] = [{}, {"double": True}, {"mode": "none"}]
+    for options in cases:
         left, right = mine(x, **options), theirs(x, **options)
         assert left.shape == right.shape
         np.testing.assert_allclose(np.asarray(left), np.asarray(right), rtol=1e-5, atol=1e-5)
@@ -136,7 +138,8 @@ def test_annotated_parameters_need_no_mesh(key, x):
     class Annotated(nnx.Module):
         def __init__(self, *, rngs):
             init = nnx.initializers.lecun_normal()
-            self.w = nnx.Param(init(rngs.params(), (16, 32)), **{key: ("fsdp", "tp")})
+            names: dict[str, Any] = {key: ("fsdp", "tp")}
+            self.w = nnx.Param(init(rngs.params(), (16, 32)), **names)
 
         def __call__(self, x):
             return x @ self.w
