@@ -93,6 +93,9 @@ WANTED = {
 }
 
 
+USUAL = ("adafactor", "adamw", "masked", "multi-steps", "multi-transform", "muon")
+NAMES = [pytest.param(name, marks=() if name in USUAL else pytest.mark.slow) for name in OPTIMIZERS]
+
 UPDATE_ALONE = {"zero1": "zero3", "zero2": "zero3"}
 """Stages that store the moments as stage 3 does, and the parameters whole."""
 
@@ -102,7 +105,7 @@ def mesh_of(strategy):
 
 
 @pytest.mark.parametrize("strategy", UPDATE_ALONE)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_update_is_cut_and_parameters_are_not(plan_of, name, strategy):
     step, params, opt_state, batches = make(name)
     plan = plan_of(step, (params, opt_state, batches[0]), strategy, "x=8")
@@ -116,7 +119,7 @@ def test_update_is_cut_and_parameters_are_not(plan_of, name, strategy):
 
 
 @pytest.mark.parametrize("strategy", WANTED)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_state_of_a_parameters_shape_has_its_spec(plan_of, name, strategy):
     step, params, opt_state, batches = make(name)
     plan = plan_of(step, (params, opt_state, batches[0]), strategy, mesh_of(strategy))
