@@ -52,7 +52,10 @@ def uninterrupted(tmp_path_factory):
     return directory, losses + more
 
 
-@pytest.mark.parametrize(("mesh", "strategy"), MESHES)
+@pytest.mark.parametrize(
+    ("mesh", "strategy"),
+    [MESHES[0], MESHES[1], pytest.param(*MESHES[2], marks=pytest.mark.slow)],
+)
 def test_the_loss_curve_goes_on(mesh, strategy, uninterrupted):
     directory, losses = uninterrupted
     spec, made = training()

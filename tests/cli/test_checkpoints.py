@@ -37,7 +37,11 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "mesh", [("data=2,model=4", "zero3+tensor"), ("data=8", "zero3")], ids=lambda m: m[1]
+    "mesh",
+    [
+        pytest.param(("data=2,model=4", "zero3+tensor"), marks=pytest.mark.slow, id="zero3+tensor"),
+        pytest.param(("data=8", "zero3"), id="zero3"),
+    ],
 )
 def test_resume(mesh, run, tmp_path, capfd):
     shutil.copytree(run / "run", tmp_path / "run")

@@ -59,6 +59,7 @@ def test_a_run_that_cannot_start_leaves_no_log(text, tmp_path):
     assert not log.exists()
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_run(text, capsys):
     def losses(seed):
         assert main([*SMALL, "--steps", "2", "--data", text, "--json", "--seed", seed]) == 0
@@ -85,6 +86,7 @@ def test_strategies_train_the_same_run(text, capsys):
 
 
 @pytest.mark.multiprocess
+@pytest.mark.slow  # tests/api has a quick one
 @pytest.mark.parametrize("strategy", ["zero3", "tensor"])  # the batch cut, the batch replicated
 def test_two_processes_train_the_run_of_one(strategy, text, tmp_path):
     options = [*SMALL, "--strategy", strategy, "--mesh", "data=2,model=4", "--steps", "5"]

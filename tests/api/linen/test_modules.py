@@ -43,7 +43,17 @@ class Net(nn.Module):
         return self.head(self.features(x, train))
 
 
-@pytest.fixture(params=LAYOUTS, ids=lambda p: p[1])
+SLOW = ("zero3", "tensor")
+
+
+def some(layouts):
+    """The layouts, some of them for the slow set alone."""
+    return [
+        pytest.param(x, marks=pytest.mark.slow if x[1] in SLOW else (), id=x[1]) for x in layouts
+    ]
+
+
+@pytest.fixture(params=some(LAYOUTS))
 def pair(request):
     """A planned module and the plain one."""
     mesh, strategy = request.param
@@ -194,8 +204,9 @@ class Cached(nn.Module):
         return nn.MultiHeadDotProductAttention(num_heads=4, decode=True)(x)
 
 
-@pytest.mark.parametrize(("mesh", "strategy"), LAYOUTS[2:])
-def test_scan_and_remat(mesh, strategy):
+@pytest.mark.parametrize("layout", some(LAYOUTS[2:]))
+def test_scan_and_remat(layout):
+    mesh, strategy = layout
     x = np.random.default_rng(1).standard_normal((16, 4, 32), dtype=np.float32)
     planned, plain = autoshard.wrap(Scanned(), mesh=mesh, strategy=strategy), Scanned()
     variables, expected = planned.init(KEY, x), plain.init(KEY, x)

@@ -333,6 +333,7 @@ def test_static_parts_that_cannot_be_hashed(batch):
         autoshard.parallelize(lambda model, x: model(x))(Sized(Odd()), batch["x"])
 
 
+@pytest.mark.slow
 def test_optimizers_of_optax(make, batch, same):
     """States with masks, injected hyperparameters, accumulation and chains."""
     transforms: list[Any] = [
