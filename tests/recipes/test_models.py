@@ -50,7 +50,7 @@ QUICK = {
     ("t5", "zero1+megatron", "2x4"),
     ("dlrm", "table", "8"),
     ("vit", "dp+sequence", "4x2"),
-    ("unet", "replicate", "8"),
+    ("dlrm", "replicate", "8"),
 }
 """Each recipe and mesh at least once, and most models."""
 
