@@ -29,6 +29,7 @@ def plan_for(
     given: Plan | None,
     pins: Mapping[str, Any] | None,
     reduce_dtype: str | None,
+    strict: bool,
     fixed: Mapping[str, Spec],
     notes: Sequence[str],
 ) -> tuple[Program, Plan]:
@@ -43,6 +44,7 @@ def plan_for(
         given: A plan to follow instead of planning.
         pins: Specs that the user gave to arguments and results, by path or pattern.
         reduce_dtype: The type in which gradients are combined.
+        strict: Whether primitives without a rule are refused.
         fixed: Specs that arguments inherit, by path.
         notes: What else the user should know.
 
@@ -61,6 +63,7 @@ def plan_for(
         given=given,
         pins=pins or {},
         reduce_dtype=reduce_dtype,
+        strict=strict,
         fixed=fitting_specs(program, fixed),
         hardware=target.text,
     )

@@ -115,6 +115,7 @@ def build_entry(
     given: Plan | None = None,
     pins: Mapping[str, Any] | None = None,
     reduce_dtype: str | None = None,
+    strict: bool = False,
     notes: Sequence[str] = (),
 ) -> Entry:
     """Trace, plan and lower one call.
@@ -130,6 +131,7 @@ def build_entry(
         given: A plan to follow instead of planning.
         pins: Specs that the user gave to arguments and results, by path or pattern.
         reduce_dtype: The type in which gradients are combined.
+        strict: Whether primitives without a rule are refused.
         notes: What else the user should know.
 
     Returns:
@@ -145,6 +147,7 @@ def build_entry(
         given=given,
         pins=pins or {},
         reduce_dtype=reduce_dtype,
+        strict=strict,
         fixed=fitting_specs(program, fixed),
         hardware=str(mesh.devices.flat[0].device_kind),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autoshard.errors import PlanMismatchError
+from autoshard.errors import PlanMismatchError, UnknownPrimitiveError
 from autoshard.plan import MeshShape, Plan, Spec, cached_plan, replay
 from autoshard.recipes import plan_by_recipe
 from autoshard.rules import with_rules
@@ -21,6 +21,7 @@ def find_plan(
     pins: Mapping[str, Any],
     fixed: Mapping[str, Spec],
     reduce_dtype: str | None,
+    strict: bool,
     hardware: str,
 ) -> Plan:
     """The plan of a program.
@@ -33,6 +34,7 @@ def find_plan(
         pins: Specs that the user gave to arguments and results, by path or pattern.
         fixed: Specs that arguments inherit, by path.
         reduce_dtype: The type in which gradients are combined.
+        strict: Whether primitives without a rule are refused.
         hardware: Kind of the devices.
 
     Returns:
@@ -40,11 +42,14 @@ def find_plan(
 
     Raises:
         PlanMismatchError: The given plan belongs to another program or mesh.
+        UnknownPrimitiveError: A primitive has no rule, and `strict` is set.
         AutoshardError: The program cannot be planned.
     """
     if given is not None:
         return replay(given, program, mesh)
     ruled = with_rules(program)
+    if strict and ruled.unknown:
+        raise UnknownPrimitiveError(ruled.unknown)
     return cached_plan(
         ruled,
         mesh,

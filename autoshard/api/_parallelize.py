@@ -42,6 +42,7 @@ def parallelize(
     plan: Plan | str | os.PathLike[str] | None = None,
     pins: Mapping[str, Any] | None = None,
     reduce_dtype: str | None = None,
+    strict: bool = False,
     example: tuple[Any, ...] | None = None,
 ) -> Any:
     """Make a single-device function run on a mesh.
@@ -69,6 +70,8 @@ def parallelize(
         reduce_dtype: The type in which the devices' parts of a gradient are added up, such as
             ``"bfloat16"`` to send half as much. By default the widest type of the parameters:
             float32 where these are float32, whatever the model computes in.
+        strict: Whether a primitive without a sharding rule is an error. Otherwise it runs
+            replicated, and the plan counts it.
         example: For a model class: arguments of a call, by which the arrays of an instance are
             placed when it is made. Without it they are placed by their sizes.
 
@@ -80,6 +83,7 @@ def parallelize(
     Raises:
         OptionError: An option has a value that it does not know.
         PlanOptionError: An option contradicts the plan.
+        UnknownPrimitiveError: When it is called: a primitive has no rule, and `strict` is set.
         PlanFileError: The file is no plan, or damaged.
         ModelOptionError: An option says nothing about a model.
         PinFormError: The pins are no mapping of texts.
@@ -119,6 +123,7 @@ def parallelize(
             "plan": plan,
             "pins": pins,
             "reduce_dtype": reduce_dtype,
+            "strict": strict,
         }
         if adapt is not None:
             _check_statics(function, static_argnums, static_argnames)

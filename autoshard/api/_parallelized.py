@@ -80,6 +80,7 @@ class Parallelized:
         plan: The plan to follow instead of planning.
         pins: Specs of arguments and results, by path or pattern.
         reduce_dtype: The type in which gradients are combined.
+        strict: Whether primitives without a rule are refused.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Parallelized:
         plan: Plan | None = None,
         pins: Mapping[str, Any] | None = None,
         reduce_dtype: str | None = None,
+        strict: bool = False,
     ) -> None:
         # Not the attributes of a callable object: they might hide ours.
         functools.update_wrapper(self, function, updated=())
@@ -105,6 +107,7 @@ class Parallelized:
         self._given = plan
         self._pins = dict(pins or {})
         self._reduce_dtype = reduce_dtype
+        self._strict = strict
         self._memory = Memory(Ownership() if like is None else like._memory.owned, calls)
         self._bound: tuple[Any, ...] = ()
         self._name = getattr(function, "__name__", type(function).__name__)
@@ -408,6 +411,7 @@ class Parallelized:
             given=self._given,
             pins=self._pins,
             reduce_dtype=self._reduce_dtype,
+            strict=self._strict,
             fixed=fixed_specs(self._earlier()),
             notes=self._memory.notes,
         )
@@ -473,6 +477,7 @@ class Parallelized:
             given=self._given,
             pins=self._pins,
             reduce_dtype=self._reduce_dtype,
+            strict=self._strict,
             notes=self._memory.notes,
         )
 

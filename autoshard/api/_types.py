@@ -46,6 +46,7 @@ class Keywords(TypedDict, total=False):
     plan: Plan | str | os.PathLike[str] | None
     pins: Mapping[str, Any] | None
     reduce_dtype: str | None
+    strict: bool
     example: tuple[Any, ...] | None
 
 

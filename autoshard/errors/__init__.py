@@ -231,6 +231,9 @@ from autoshard.errors._planning import (
 from autoshard.errors._planning import (
     StrategyError as StrategyError,
 )
+from autoshard.errors._planning import (
+    UnknownPrimitiveError as UnknownPrimitiveError,
+)
 from autoshard.errors._user_model import (
     UserModelError as UserModelError,
 )

@@ -1,5 +1,6 @@
 """Errors about meshes, strategies, rules and plans."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 
 from autoshard.errors._base import AutoshardError, ExitCode
@@ -70,6 +71,24 @@ class PathError(AutoshardError):
         super().__init__(
             f"{subject}. {'They are' if several else 'Close to it'}: {', '.join(shown)}\n"
             f"Mend it: {hint}"
+        )
+
+
+class UnknownPrimitiveError(AutoshardError):
+    """Primitives without a sharding rule, where that was not to be.
+
+    Args:
+        unknown: Name of each → how often it occurs.
+    """
+
+    def __init__(self, unknown: Mapping[str, int]) -> None:
+        self.unknown = dict(unknown)
+        shown = ", ".join(f"{name!r} ({count}×)" for name, count in sorted(unknown.items())[:5])
+        name = min(unknown)
+        super().__init__(
+            f"no sharding rule for {shown}: with strict=True they may not run replicated.\n"
+            f'Mend it: autoshard.register_rule("{name}")(autoshard.rules.rule_from_text('
+            '"([i, j])->([i, j])")), with the rule of the op; or leave strict=True out'
         )
 
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
 import autoshard
 from autoshard.errors import (
@@ -15,6 +17,7 @@ from autoshard.errors import (
     OptionError,
     StateStructureError,
     StrategyError,
+    UnknownPrimitiveError,
 )
 
 TX = optax.adam(1e-2)
@@ -73,3 +76,23 @@ def test_bad_arguments():
 
     with pytest.raises(StateStructureError, match="Mend it"):
         autoshard.parallelize(loses_a_moment).init(create, jax.random.key(0), step_args=(X,))
+
+
+def unknown():
+    primitive = Primitive("mystery")
+    primitive.def_impl(lambda x: x)
+    primitive.def_abstract_eval(lambda x: x)
+    mlir.register_lowering(primitive, lambda ctx, x: [x])
+    return lambda x: primitive.bind(x * 2) + 1
+
+
+def test_strict_refuses_primitives_without_a_rule():
+    function, x = unknown(), jnp.ones((16, 8))
+    relaxed = autoshard.parallelize(function, strategy="dp")
+    np.testing.assert_array_equal(relaxed(x), x * 2 + 1)
+    assert any("mystery" in note for note in relaxed.last_plan.notes)
+    strict = autoshard.parallelize(function, strategy="dp", strict=True)
+    with pytest.raises(UnknownPrimitiveError, match=r"mystery.*1×") as caught:
+        strict(x)
+    assert caught.value.unknown == {"mystery": 1}
+    assert "register_rule" in str(caught.value)
