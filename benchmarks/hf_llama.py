@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 import warnings
-from typing import Any, cast
+from importlib import import_module
+from typing import Any
 
 STRATEGIES = {
     "dp": "data=8",
@@ -62,9 +63,11 @@ def measure(strategy: str, layers: int) -> dict[str, Any]:
     import jax.numpy as jnp
     import optax
     from flax.training.train_state import TrainState
-    from transformers import FlaxLlamaForCausalLM, LlamaConfig
 
-    model = FlaxLlamaForCausalLM(LlamaConfig(num_hidden_layers=layers), _do_init=False)
+    # By name: the types of this file hold where the extra is not installed.
+    transformers: Any = import_module("transformers")
+    config = transformers.LlamaConfig(num_hidden_layers=layers)
+    model = transformers.FlaxLlamaForCausalLM(config, _do_init=False)
     ids = jax.ShapeDtypeStruct((8, 2048), jnp.int32)
 
     def create(key: jax.Array) -> TrainState:
@@ -73,7 +76,7 @@ def measure(strategy: str, layers: int) -> dict[str, Any]:
 
     def step(state: TrainState, ids: jax.Array) -> tuple[TrainState, jax.Array]:
         def loss_of(params: Any) -> jax.Array:
-            logits = cast(Any, model(ids, params=params, train=True)).logits
+            logits = model(ids, params=params, train=True).logits
             losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], ids[:, 1:])
             return losses.mean()
 

@@ -1,6 +1,7 @@
 """Redco's layout on the parameter trees of transformers: names that no rule of ours has seen."""
 
 import re
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,8 +25,7 @@ ROW = r"(out_proj|o_proj|fc2|down_proj|wo)/kernel$"
 
 
 def opt() -> Any:
-    import transformers
-
+    transformers = import_module("transformers")
     config = transformers.OPTConfig(
         vocab_size=50257,
         hidden_size=64,
@@ -39,8 +39,7 @@ def opt() -> Any:
 
 
 def bart() -> Any:
-    import transformers
-
+    transformers = import_module("transformers")
     config = transformers.BartConfig(
         vocab_size=50257,
         d_model=64,
