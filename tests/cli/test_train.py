@@ -75,6 +75,7 @@ def test_a_diverging_run_exits_with_one(text, capsys):
     assert "training has diverged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_strategies_train_the_same_run(text, capsys):
     def losses(strategy):
         options = ["--mesh", "data=2,model=4", "--strategy", strategy, "--steps", "4"]
