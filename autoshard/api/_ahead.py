@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax.sharding import AbstractMesh, AxisType
 
 from autoshard.api._calls import Call
-from autoshard.api._entry import fitting_specs, forwarded_results
-from autoshard.api._find_plan import find_plan
-from autoshard.api._planning import planning
-from autoshard.api._tracing import trace_call
-from autoshard.api.adapters.nnx._kinds import updates_explained
+from autoshard.api._entry import forwarded_results
+from autoshard.api._plan_call import PlanOptions, plan_call
 from autoshard.lowering.ahead import Compilation, Limits, Target, compile_ahead
-from autoshard.plan import Plan, Spec, parse_mesh
+from autoshard.plan import Plan, parse_mesh
 from autoshard.tracing import Program
 
 
@@ -25,12 +21,8 @@ def plan_for(
     target: Target,
     *,
     mesh: Any,
-    strategy: str,
-    given: Plan | None,
-    pins: Mapping[str, Any] | None,
-    reduce_dtype: str | None,
-    strict: bool,
-    fixed: Mapping[str, Spec],
+    options: PlanOptions,
+    earlier: Sequence[Plan],
     notes: Sequence[str],
 ) -> tuple[Program, Plan]:
     """Trace and plan one call for a topology.
@@ -40,34 +32,20 @@ def plan_for(
         call: The call.
         target: The topology.
         mesh: The mesh, as `autoshard.parallelize` takes it.
-        strategy: The strategy.
-        given: A plan to follow instead of planning.
-        pins: Specs that the user gave to arguments and results, by path or pattern.
-        reduce_dtype: The type in which gradients are combined.
-        strict: Whether primitives without a rule are refused.
-        fixed: Specs that arguments inherit, by path.
+        options: What was asked of the plan.
+        earlier: Plans whose state this one shares.
         notes: What else the user should know.
 
     Returns:
         The program and its plan.
     """
+    given = options.given
     shape = parse_mesh(mesh if given is None or mesh is not None else given.mesh, target.devices)
     auto = (AxisType.Auto,) * len(shape.names)
     abstract = AbstractMesh(shape.sizes, shape.names, axis_types=auto)
-    with planning(), updates_explained(getattr(function, "__name__", "the function")):
-        program = trace_call(function, call, abstract, keep_custom=False)
-    plan = find_plan(
-        program,
-        shape,
-        strategy,
-        given=given,
-        pins=pins or {},
-        reduce_dtype=reduce_dtype,
-        strict=strict,
-        fixed=fitting_specs(program, fixed),
-        hardware=target.text,
+    return plan_call(
+        function, call, abstract, options, earlier=earlier, notes=notes, hardware=target.text
     )
-    return program, replace(plan, notes=(*plan.notes, *notes))
 
 
 def compile_for(

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.core import Tracer
 
 from autoshard.api._calls import Call
-from autoshard.api._find_plan import find_plan
 from autoshard.api._ownership import Ownership, references
-from autoshard.api._planning import planning
-from autoshard.api._tracing import trace_call
-from autoshard.api.adapters.nnx._kinds import updates_explained
+from autoshard.api._plan_call import PlanOptions, plan_call
 from autoshard.errors import AbstractArgumentError, DeletedArrayError
 from autoshard.lowering import lower_plan, shardings
-from autoshard.plan import MeshShape, Plan, Spec
+from autoshard.plan import Plan
 from autoshard.tracing import Program
 
 if TYPE_CHECKING:
@@ -108,14 +105,10 @@ def build_entry(
     call: Call,
     *,
     mesh: jax.sharding.Mesh,
-    strategy: str,
+    options: PlanOptions,
     donate: bool,
     nested: bool,
-    fixed: Mapping[str, Spec],
-    given: Plan | None = None,
-    pins: Mapping[str, Any] | None = None,
-    reduce_dtype: str | None = None,
-    strict: bool = False,
+    earlier: Sequence[Plan],
     notes: Sequence[str] = (),
 ) -> Entry:
     """Trace, plan and lower one call.
@@ -124,34 +117,25 @@ def build_entry(
         function: The function, static arguments filled in.
         call: The call.
         mesh: The device mesh.
-        strategy: The strategy.
+        options: What was asked of the plan.
         donate: Whether state is donated.
         nested: Whether the call happens inside another trace, which may differentiate it.
-        fixed: Specs that arguments inherit, by path.
-        given: A plan to follow instead of planning.
-        pins: Specs that the user gave to arguments and results, by path or pattern.
-        reduce_dtype: The type in which gradients are combined.
-        strict: Whether primitives without a rule are refused.
+        earlier: Plans whose state this one shares.
         notes: What else the user should know.
 
     Returns:
         The entry.
     """
-    with planning(), updates_explained(getattr(function, "__name__", "the function")):
-        program = trace_call(function, call, mesh, keep_custom=nested)
-    shape = MeshShape(tuple(mesh.axis_names), tuple(mesh.devices.shape))
-    plan = find_plan(
-        program,
-        shape,
-        strategy,
-        given=given,
-        pins=pins or {},
-        reduce_dtype=reduce_dtype,
-        strict=strict,
-        fixed=fitting_specs(program, fixed),
+    program, plan = plan_call(
+        function,
+        call,
+        mesh,
+        options,
+        earlier=earlier,
+        notes=notes,
         hardware=str(mesh.devices.flat[0].device_kind),
+        keep_custom=nested,
     )
-    plan = replace(plan, notes=(*plan.notes, *notes))
     placed = shardings(plan.arguments, mesh)
     n = len(call.leaves)
     captured = [
@@ -199,35 +183,4 @@ def forwarded_results(program: Program) -> dict[int, int]:
         operand = program.ops[leaf.op].operands[0]
         if isinstance(operand, int) and operand in arguments:
             found[position] = arguments[operand]
-    return found
-
-
-def fixed_specs(plans: Sequence[Plan]) -> dict[str, Spec]:
-    """Specs of the state of earlier plans, by path; the first plan wins."""
-    found: dict[str, Spec] = {}
-    for plan in plans:
-        for leaf in plan.state:
-            found.setdefault(f"{leaf.path}:{leaf.shape}", leaf.spec)
-    return found
-
-
-def fitting_specs(program: Program, fixed: Mapping[str, Spec]) -> dict[str, Spec]:
-    """The fixed specs that speak of this program's arguments.
-
-    An argument is the same as an earlier one when it has its shape and its path, or when one path
-    is the end of the other: ``params/w`` of an evaluation is ``state/params/w`` of the step.
-    """
-    found: dict[str, Spec] = {}
-    for leaf in program.arguments:
-        shape = program.argument_value(leaf).shape
-        name = f"{leaf.path}:{shape}"
-        matches = {
-            spec
-            for other, spec in fixed.items()
-            if other == name or other.endswith("/" + name) or name.endswith("/" + other)
-        }
-        if name in fixed:
-            found[leaf.path] = fixed[name]
-        elif len(matches) == 1:
-            found[leaf.path] = matches.pop()
     return found

@@ -8,6 +8,7 @@ from typing import Any, Unpack, overload
 
 from autoshard.api._calls import Calls
 from autoshard.api._parallelized import Parallelized
+from autoshard.api._plan_call import PlanOptions
 from autoshard.api._types import Decorator, Keywords, Model
 from autoshard.api.adapters._options import Options
 from autoshard.api.adapters._registry import find_adapter
@@ -117,19 +118,20 @@ def parallelize(
             raise OptionError("function", function, "a callable")
         source = plan if plan is not None else like
         chosen = strategy or (source.strategy if source is not None else DEFAULT_STRATEGY)
-        others: dict[str, Any] = {
-            "mesh": mesh,
-            "like": like,
-            "plan": plan,
-            "pins": pins,
-            "reduce_dtype": reduce_dtype,
-            "strict": strict,
-        }
+        options = PlanOptions(
+            strategy=chosen,
+            given=plan,
+            pins=dict(pins or {}),
+            reduce_dtype=reduce_dtype,
+            strict=strict,
+        )
         if adapt is not None:
             _check_statics(function, static_argnums, static_argnames)
-            return adapt(function, Options(strategy=chosen, example=example, others=others))
+            return adapt(function, Options(mesh=mesh, plan=options, like=like, example=example))
         calls = Calls(function, static_argnums, static_argnames)
-        return Parallelized(function, strategy=chosen, donate=donate, calls=calls, **others)
+        return Parallelized(
+            function, mesh=mesh, options=options, donate=donate, calls=calls, like=like
+        )
 
     return wrap if function is None else wrap(function)
 

@@ -5,63 +5,28 @@ from __future__ import annotations
 import copy
 import functools
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from jax.core import Tracer
-from jax.sharding import AxisType, Mesh
 
 from autoshard.api._ahead import compile_for, plan_for
 from autoshard.api._calls import Call, Calls
 from autoshard.api._compiled import PlannedLowering
-from autoshard.api._entry import Entry, build_entry, fixed_specs
-from autoshard.api._find_plan import planned_mesh
+from autoshard.api._entry import Entry, build_entry
 from autoshard.api._init import check_arguments, create_sharded
+from autoshard.api._memory import Memory, Reader
+from autoshard.api._mesh import choose_mesh
 from autoshard.api._ownership import Ownership
+from autoshard.api._plan_call import PlanOptions
 from autoshard.api._planning import is_planning, planning
 from autoshard.api._recent import Recent
 from autoshard.api.adapters.nnx._kinds import holds_graph, is_graph_object, makes_graph
-from autoshard.errors import InitStateError, NotPlannedError, OptionError, UnhashableTreeError
-from autoshard.lowering import device_mesh, shardings
+from autoshard.errors import InitStateError, NotPlannedError, UnhashableTreeError
+from autoshard.lowering import shardings
 from autoshard.lowering.ahead import Limits, Target, check_compiler, parse_target
-from autoshard.plan import Plan, parse_mesh
-
-
-class Reader(Protocol):
-    """What reads the calls of a function."""
-
-    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-        """Read a call."""
-        ...
-
-    def read_arrays(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-        """Read a call from which static arguments are left out."""
-        ...
-
-    def bind(self, function: Callable[..., Any], call: Call) -> Callable[..., Any]:
-        """The function of a call's arrays, named as the user named them."""
-        ...
-
-
-class Memory:
-    """What a parallelized function remembers between calls; its bound methods share it.
-
-    Args:
-        owned: Arrays that may be donated.
-        reader: Reads arguments.
-    """
-
-    def __init__(self, owned: Ownership, reader: Reader) -> None:
-        self.owned = owned
-        self.reader = reader
-        self.entries: dict[Any, Entry] = {}
-        self.latest: Entry | None = None
-        self.recent: Recent | None = None
-        self.mesh: Mesh | None = None
-        self.notes: tuple[str, ...] = ()
-        self.lock = threading.RLock()  # two threads' first calls are planned once
+from autoshard.plan import Plan
 
 
 class Parallelized:
@@ -73,14 +38,10 @@ class Parallelized:
     Args:
         function: The function.
         mesh: As `autoshard.parallelize` takes it.
-        strategy: Likewise.
-        donate: Likewise.
+        options: What was asked of the plan of each call.
+        donate: As `autoshard.parallelize` takes it.
         calls: Reads arguments.
         like: The function whose plan to share.
-        plan: The plan to follow instead of planning.
-        pins: Specs of arguments and results, by path or pattern.
-        reduce_dtype: The type in which gradients are combined.
-        strict: Whether primitives without a rule are refused.
     """
 
     def __init__(
@@ -88,26 +49,18 @@ class Parallelized:
         function: Callable[..., Any],
         *,
         mesh: Any,
-        strategy: str,
+        options: PlanOptions,
         donate: bool | str,
         calls: Reader,
         like: Parallelized | None,
-        plan: Plan | None = None,
-        pins: Mapping[str, Any] | None = None,
-        reduce_dtype: str | None = None,
-        strict: bool = False,
     ) -> None:
         # Not the attributes of a callable object: they might hide ours.
         functools.update_wrapper(self, function, updated=())
         self._function = function
         self._mesh_option = mesh
-        self.strategy = strategy
+        self._options = options
         self._donate = bool(donate)
         self._like = like
-        self._given = plan
-        self._pins = dict(pins or {})
-        self._reduce_dtype = reduce_dtype
-        self._strict = strict
         self._memory = Memory(Ownership() if like is None else like._memory.owned, calls)
         self._bound: tuple[Any, ...] = ()
         self._name = getattr(function, "__name__", type(function).__name__)
@@ -291,31 +244,16 @@ class Parallelized:
         """The device mesh, with Auto axes."""
         with self._memory.lock:
             if self._memory.mesh is None:
-                self._memory.mesh = self._make_mesh()
+                shared = None if self._like is None else self._like.mesh
+                given = self._options.given
+                self._memory.mesh, note = choose_mesh(self._mesh_option, shared, given)
+                self._memory.notes = () if note is None else (note,)
             return self._memory.mesh
 
-    def _make_mesh(self) -> Mesh:
-        option = self._mesh_option
-        if option is None and self._like is not None:
-            return self._like.mesh
-        if option is None and self._given is not None:
-            option = planned_mesh(self._given, len(jax.devices()))
-        if isinstance(option, Mesh):
-            # The user's order of devices holds.
-            kinds = set(map(str, option.axis_types)) - {str(AxisType.Auto)}
-            if kinds:
-                self._memory.notes = (
-                    f"the mesh's {' and '.join(sorted(kinds))} axes were made Auto: the plan, not "
-                    "the types of arrays, says how everything is sharded",
-                )
-            auto = (AxisType.Auto,) * len(option.axis_names)
-            mesh = Mesh(option.devices, option.axis_names, axis_types=auto)
-        else:
-            mesh = device_mesh(parse_mesh(option, len(jax.devices())))
-        if self._like is not None and mesh != self._like.mesh:
-            theirs = ",".join(f"{n}={s}" for n, s in self._like.mesh.shape.items())
-            raise OptionError("mesh", option, f"{theirs!r} (the mesh of like=), None")
-        return mesh
+    @property
+    def strategy(self) -> str:
+        """The strategy by which calls are planned."""
+        return self._options.strategy
 
     @property
     def last_plan(self) -> Plan:
@@ -407,12 +345,8 @@ class Parallelized:
             call,
             target,
             mesh=mesh,
-            strategy=self.strategy,
-            given=self._given,
-            pins=self._pins,
-            reduce_dtype=self._reduce_dtype,
-            strict=self._strict,
-            fixed=fixed_specs(self._earlier()),
+            options=self._options,
+            earlier=self._earlier(),
             notes=self._memory.notes,
         )
 
@@ -470,14 +404,10 @@ class Parallelized:
             self._memory.reader.bind(self._function, call),
             call,
             mesh=self.mesh,
-            strategy=self.strategy,
+            options=self._options,
             donate=self._donate and not nested,
             nested=nested,
-            fixed=fixed_specs(self._earlier()),
-            given=self._given,
-            pins=self._pins,
-            reduce_dtype=self._reduce_dtype,
-            strict=self._strict,
+            earlier=self._earlier(),
             notes=self._memory.notes,
         )
 

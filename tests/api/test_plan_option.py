@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import autoshard
-from autoshard.api import _find_plan
+from autoshard.api import _plan_call
 from autoshard.errors import (
     ExitCode,
     OptionError,
@@ -28,7 +28,7 @@ def no_planning(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("it was planned")
 
-    return lambda: monkeypatch.setattr(_find_plan, "plan_by_recipe", refuse)
+    return lambda: monkeypatch.setattr(_plan_call, "plan_by_recipe", refuse)
 
 
 @pytest.fixture

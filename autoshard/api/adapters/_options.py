@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from autoshard.api._calls import Calls
 from autoshard.api._parallelized import Parallelized
+from autoshard.api._plan_call import PlanOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,14 +16,16 @@ class Options:
     """Options of `autoshard.parallelize` that hold for models.
 
     Args:
-        strategy: The strategy.
+        mesh: The mesh, as `autoshard.parallelize` takes it.
+        plan: What is asked of the plans.
+        like: The function whose plan to share.
         example: Arguments of a call by which a model's arrays are placed when they are made.
-        others: Options that `Parallelized` takes as they are.
     """
 
-    strategy: str
+    mesh: Any
+    plan: PlanOptions
+    like: Parallelized | None = None
     example: tuple[Any, ...] | None = None
-    others: Mapping[str, Any] = field(default_factory=dict)
 
     def function(self, function: Callable[..., Any], calls: Calls) -> Parallelized:
         """Parallelize one function of a model.
@@ -34,5 +37,10 @@ class Options:
             calls: Reads its arguments.
         """
         return Parallelized(
-            function, strategy=self.strategy, donate=False, calls=calls, **self.others
+            function,
+            mesh=self.mesh,
+            options=self.plan,
+            donate=False,
+            calls=calls,
+            like=self.like,
         )
