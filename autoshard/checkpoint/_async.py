@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from autoshard.checkpoint._manifest import Manifest
+from autoshard.checkpoint._processes import PEER_TIMEOUT_S, Group
 from autoshard.checkpoint._save import Request, make_request, run_save
 from autoshard.checkpoint._snapshot import Pieces, Snapshot
 from autoshard.plan import Plan
@@ -124,6 +125,7 @@ def save_async(
     step: int | None = None,
     plan: Plan | None = None,
     metadata: Mapping[str, Any] | None = None,
+    peer_timeout_s: float = PEER_TIMEOUT_S,
 ) -> PendingSave:
     """Save as `save` does, in the background. The arrays may be donated as soon as this returns.
 
@@ -133,6 +135,7 @@ def save_async(
         step: Likewise.
         plan: Likewise.
         metadata: Likewise.
+        peer_timeout_s: Likewise.
 
     Returns:
         The save: ask it for its ``result()``.
@@ -141,8 +144,8 @@ def save_async(
         CheckpointKeyError: Two leaves would be stored under one name.
         CheckpointLeafError: A leaf cannot be stored.
     """
-    request = make_request(path, tree, step=step, plan=plan, metadata=metadata)
-    return start(request)
+    with Group(peer_timeout_s) as group:
+        return start(make_request(path, tree, group, step=step, plan=plan, metadata=metadata))
 
 
 def start(request: Request, then: Callable[[Manifest], None] | None = None) -> PendingSave:
@@ -155,9 +158,10 @@ def start(request: Request, then: Callable[[Manifest], None] | None = None) -> P
     held = replace(request, snapshot=hold(request.snapshot))
 
     def work() -> Manifest:
-        manifest = run_save(held)
-        if then is not None:
-            then(manifest)
-        return manifest
+        with held.group:
+            manifest = run_save(held)
+            if then is not None:
+                then(manifest)
+            return manifest
 
     return PendingSave(work)

@@ -23,8 +23,8 @@ from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._load import load, metadata
 from autoshard.checkpoint._manifest import Manifest
 from autoshard.checkpoint._policies import KeepPolicy, SavePolicy
-from autoshard.checkpoint._processes import Group
-from autoshard.checkpoint._save import agreed, make_request, run_save
+from autoshard.checkpoint._processes import PEER_TIMEOUT_S, Group
+from autoshard.checkpoint._save import by_leader, make_request, run_save
 from autoshard.checkpoint._verify import verify
 from autoshard.errors import (
     CheckpointError,
@@ -54,6 +54,8 @@ class Checkpointer:
             the host does.
         verify_saved: Read each checkpoint back after it is committed, in the background too.
         strict: Raise what failed instead of warning.
+        peer_timeout_s: How long another process of the cluster may give no sign of life before a
+            save fails (see `save`).
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Checkpointer:
         background: bool = True,
         verify_saved: bool = True,
         strict: bool = False,
+        peer_timeout_s: float = PEER_TIMEOUT_S,
     ) -> None:
         self.directory = Path(os.path.abspath(directory))
         self.failures: list[CheckpointError] = []
@@ -73,8 +76,9 @@ class Checkpointer:
         self._background = background
         self._verify = verify_saved
         self._strict = strict
+        self._peer_timeout_s = peer_timeout_s
         self._pending: PendingSave | None = None
-        self._last_step: int | None = None
+        self._last_step = max(self.steps(), default=None)  # a run that is resumed goes on counting
         self._last_time_s = time.monotonic()
 
     def steps(self) -> list[int]:
@@ -89,12 +93,18 @@ class Checkpointer:
         """Whether the policy wants a checkpoint of this step. All processes get one answer."""
         if self._save_policy is None:
             return False
-        steps = step - (self._last_step or 0)
+        last = self._last_step
+        steps = step if last is None or last > step else step - last
         minutes = (time.monotonic() - self._last_time_s) / 60
         due = self._save_policy.due(steps, minutes)
         if self._save_policy.every_minutes is not None:
-            due = bool(Group().gather(due)[0])  # clocks differ
+            due = self._leader_says(step, due)  # clocks differ
         return due
+
+    def _leader_says(self, step: int, due: bool) -> bool:
+        path = step_path(self.directory, step)
+        with Group(self._peer_timeout_s) as group:
+            return bool(by_leader(group, path, lambda: due))
 
     def maybe_save(self, step: int, tree: Any, **options: Any) -> bool:
         """Save if the policy wants it; the options are those of `save`.
@@ -137,23 +147,22 @@ class Checkpointer:
         self.wait()
         self._last_step, self._last_time_s = step, time.monotonic()
         path = step_path(self.directory, step)
-        if os.path.lexists(path):
-            raise CheckpointExistsError(path)
         known = {"data": data, "metrics": metrics, "note": note}
         described = {name: dict(value) for name, value in known.items() if value is not None}
-        request = make_request(path, tree, step=step, plan=plan, metadata=described)
-        group = request.group
-
-        def then(manifest: Manifest) -> None:
-            with agreed(group, path):  # after `wait`, every process finds the same
-                if group.leads:
-                    self._settle(step, manifest)
-
-        if self._background:
-            self._pending = start(request, then)
-            return
         try:
-            then(run_save(request))
+            with Group(self._peer_timeout_s) as group:
+                if by_leader(group, path, lambda: os.path.lexists(path)):
+                    raise CheckpointExistsError(path)
+                request = make_request(path, tree, group, step=step, plan=plan, metadata=described)
+
+                def then(manifest: Manifest) -> None:
+                    # After `wait`, every process finds the same.
+                    by_leader(group, path, lambda: self._settle(step, manifest))
+
+                if self._background:
+                    self._pending = start(request, then)
+                else:
+                    then(run_save(request))
         except (CheckpointWriteError, OSError) as error:
             self._failed(error, path)
 

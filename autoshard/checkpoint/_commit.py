@@ -1,6 +1,6 @@
 """From a temporary directory to a checkpoint: all of it becomes visible at once, or nothing does.
 
-1. Everything is written into ``NAME.autoshard-tmp-PID-TOKEN`` beside the place, each file synced.
+1. Everything is written into ``NAME.autoshard-tmp-OWNER`` beside the place, each file synced.
 2. ``files.json`` lists every file with its size and CRC-32C; ``COMMIT`` holds the SHA-256 of the
    manifest, the checksums and ``files.json``, and of itself. It is written last.
 3. Every directory is synced, the temporary one is renamed, and the parent is synced.
@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._manifest import SIDECAR, Manifest
+from autoshard.checkpoint._owner import at_work, new_token
 from autoshard.errors import (
     CheckpointExistsError,
     CheckpointNotFoundError,
@@ -66,11 +66,6 @@ class Commit:
         if rest != hashlib.sha256(line).hexdigest().encode() + b"\n":
             return None
         return cls(**json.loads(line))
-
-
-def new_token() -> str:
-    """Names one attempt to save: which process leads it, and which attempt it is."""
-    return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def staging_of(path: Path, token: str) -> Path:
@@ -214,14 +209,11 @@ def is_leftover(path: Path) -> bool:
 
 
 def leftovers(directory: Path) -> list[Path]:
-    """What interrupted saves and removals left in a directory, those still running left out.
-
-    A process that leads a save on another machine cannot be asked: what it left stays for a day.
-    """
+    """What interrupted saves and removals left in a directory, those still running left out."""
     found: list[Path] = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else []:
         for mark in (_TEMPORARY, _TRASH):
-            if mark in path.name and not _alive(path, path.name.rpartition(mark)[2]):
+            if mark in path.name and not at_work(path, path.name.rpartition(mark)[2]):
                 found.append(path)
     return found
 
@@ -236,19 +228,3 @@ def remove(path: Path, files: Files) -> None:
     trash = trash_of(path)
     files.rename_directory(path, trash)
     files.remove_tree(trash)
-
-
-def _alive(path: Path, token: str) -> bool:
-    import time
-
-    pid = token.partition("-")[0]
-    try:
-        age_s = time.time() - path.stat().st_mtime
-        if not pid.isdigit() or age_s > 24 * 3600:
-            return False
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, FileNotFoundError):
-        return False
-    except PermissionError:
-        return True
-    return True

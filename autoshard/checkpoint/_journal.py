@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoshard.checkpoint._io import Files
+from autoshard.checkpoint._owner import journal_of
 from autoshard.errors import CheckpointWriteError
 
 
@@ -31,7 +32,7 @@ class Journal:
     def __init__(self, staging: Path, files: Files) -> None:
         self._staging = staging
         self._files = files
-        self._path = staging.with_name(f"{staging.name}.jsonl")
+        self._path = journal_of(staging)
         if not self._path.exists():
             os.close(files.create(self._path))
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)

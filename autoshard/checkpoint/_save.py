@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,19 +18,20 @@ from typing import Any
 import numpy as np
 
 from autoshard.checkpoint._checksums import combine_masked, content_digest, crc32c, tree_digest
-from autoshard.checkpoint._commit import PLAN, new_token, open_staging, seal, staging_of
+from autoshard.checkpoint._commit import PLAN, open_staging, read_commit, seal, staging_of
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._manifest import LeafEntry, Manifest
 from autoshard.checkpoint._orbax import metadata_files
+from autoshard.checkpoint._owner import new_token
 from autoshard.checkpoint._plans import plan_file, plan_summary
-from autoshard.checkpoint._processes import Group
+from autoshard.checkpoint._processes import PEER_TIMEOUT_S, Group, LostPeerError
 from autoshard.checkpoint._snapshot import Pieces, Snapshot, take_snapshot
 from autoshard.checkpoint._tensors import index_shape
 from autoshard.checkpoint._tiles import Grid, Shape
 from autoshard.checkpoint._values import decode_value, orbax_scalar
 from autoshard.checkpoint._writer import TileWriter
 from autoshard.checkpoint._zarr import ArrayFormat
-from autoshard.errors import CheckpointError, CheckpointWriteError
+from autoshard.errors import CheckpointError, CheckpointPeerError, CheckpointWriteError
 from autoshard.plan import Plan
 
 _THREADS = max(2, min(8, os.cpu_count() or 2))
@@ -67,6 +68,7 @@ def save(
     step: int | None = None,
     plan: Plan | None = None,
     metadata: Mapping[str, Any] | None = None,
+    peer_timeout_s: float = PEER_TIMEOUT_S,
 ) -> Manifest:
     """Save a tree of arrays as the directory ``path``.
 
@@ -78,6 +80,7 @@ def save(
         step: The training step that it belongs to.
         plan: The plan of the function that it is the state of; it travels along.
         metadata: What else to keep, as JSON values.
+        peer_timeout_s: How long another process may give no sign of life before the save fails.
 
     Returns:
         What was saved. Its ``digest`` is the same on whatever mesh the arrays lay.
@@ -87,21 +90,23 @@ def save(
         CheckpointKeyError: Two leaves would be stored under one name. Nothing was written.
         CheckpointLeafError: A leaf cannot be stored. Nothing was written.
         CheckpointWriteError: The disk is full, or another process failed.
+        CheckpointPeerError: Another process died, or did not come.
     """
-    request = make_request(path, tree, step=step, plan=plan, metadata=metadata)
-    return run_save(request)
+    with Group(peer_timeout_s) as group:
+        request = make_request(path, tree, group, step=step, plan=plan, metadata=metadata)
+        return run_save(request)
 
 
 def make_request(
     path: str | os.PathLike[str],
     tree: Any,
+    group: Group,
     *,
     step: int | None,
     plan: Plan | None,
     metadata: Mapping[str, Any] | None,
 ) -> Request:
     """Everything about a save that touches arrays, none of which it copies."""
-    group = Group()
     try:
         json.dumps(metadata)
     except (TypeError, ValueError) as error:
@@ -128,23 +133,24 @@ def make_request(
 def run_save(request: Request) -> Manifest:
     """Write and commit."""
     group, path = request.group, request.path
-    token = str(group.gather(new_token())[0])
-    staging = staging_of(path, token)
+    with agreed(group, path):
+        token = new_token()
+    token = by_leader(group, path, lambda: token if open_staging(path, token, request.files) else 0)
+    staging = staging_of(path, str(token))
     writer = TileWriter(staging, request.files)
+    manifest: list[Manifest] = []
+
+    def finish() -> str:
+        manifest.append(_finish(request, writer, records))
+        return manifest[0].digest
+
     try:
-        with agreed(group, path):
-            if group.leads:
-                open_staging(path, token, request.files)
         with agreed(group, path):
             records = write_leaves(request.snapshot, writer, leads=group.leads)
             if group.count > 1:
                 _leave_note(writer, group.index, records)
-        manifest = None
-        with agreed(group, path):
-            if group.leads:
-                manifest = _finish(request, writer, records)
-        digest = group.gather(manifest.digest if manifest else None)[0]
-        return manifest or _manifest(request, request.snapshot.leaves, digest)
+        digest = by_leader(group, path, finish)
+        return manifest[0] if manifest else _manifest(request, request.snapshot.leaves, str(digest))
     except BaseException:
         writer.close()
         if group.leads:
@@ -160,17 +166,55 @@ def agreed(group: Group, path: Path) -> Generator[None]:
         yield
     except Exception as found:
         error = found
-    try:
-        texts = group.gather(None if error is None else f"{type(error).__name__}: {error}")
-    except TimeoutError as late:
-        raise CheckpointWriteError(path, str(late)) from late
-    if isinstance(error, OSError):
-        raise CheckpointWriteError(path, error.strerror or str(error)) from error
+    with _reported(path):
+        texts = group.gather(_text(error))
     if error is not None:
-        raise error
+        raise _as_ours(error, path) from error
     for index, text in enumerate(texts):
         if text is not None:
             raise CheckpointWriteError(path, f"process {index} failed ({text})")
+
+
+def by_leader(group: Group, path: Path, work: Callable[[], Any]) -> Any:
+    """Run what one process does alone: its JSON result, or its error, in all. It waits for none."""
+    error: BaseException | None = None
+    result: Any = None
+    if group.leads:
+        try:
+            result = work()
+        except Exception as found:
+            error = found
+    with _reported(path):
+        text, result = group.tell([_text(error), result])
+    if error is not None:
+        raise _as_ours(error, path) from error
+    if text is not None:
+        raise CheckpointWriteError(path, f"process 0 failed ({text})")
+    return result
+
+
+@contextlib.contextmanager
+def _reported(path: Path) -> Generator[None]:
+    """Turn the loss of a process into the error that users see."""
+    try:
+        yield
+    except LostPeerError as lost:
+        try:
+            read_commit(path)
+            committed = True  # there was nothing when this save began, so it is this save's
+        except CheckpointError:
+            committed = False
+        raise CheckpointPeerError(path, lost.process, lost.reason, committed=committed) from lost
+
+
+def _text(error: BaseException | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}"
+
+
+def _as_ours(error: BaseException, path: Path) -> BaseException:
+    if isinstance(error, OSError):
+        return CheckpointWriteError(path, error.strerror or str(error))
+    return error
 
 
 def write_leaves(snapshot: Snapshot, writer: TileWriter, *, leads: bool) -> np.ndarray[Any, Any]:

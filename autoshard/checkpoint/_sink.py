@@ -16,11 +16,12 @@ from typing import Any, Self
 import numpy as np
 
 from autoshard.checkpoint._checksums import content_digest, tree_digest
-from autoshard.checkpoint._commit import PLAN, new_token, open_staging, staging_of
+from autoshard.checkpoint._commit import PLAN, open_staging, staging_of
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._journal import Journal
 from autoshard.checkpoint._manifest import Container, LeafEntry, Manifest, Storage
 from autoshard.checkpoint._orbax import check_names
+from autoshard.checkpoint._owner import JOURNAL, new_token
 from autoshard.checkpoint._save import finish_checkpoint, writer_versions
 from autoshard.checkpoint._tensors import Index, TensorInfo, split_path
 from autoshard.checkpoint._tiles import (
@@ -63,7 +64,7 @@ class NativeSink:
         self._lock = threading.Lock()
         self._journal: Journal | None = None
         self._over = False
-        token = "journal" if journal else new_token()
+        token = JOURNAL if journal else new_token()
         staging = staging_of(self.path, token)
         with self._writing():
             if not (journal and staging.is_dir()):

@@ -70,6 +70,9 @@ from autoshard.errors._checkpoint import (
     CheckpointNotFoundError as CheckpointNotFoundError,
 )
 from autoshard.errors._checkpoint import (
+    CheckpointPeerError as CheckpointPeerError,
+)
+from autoshard.errors._checkpoint import (
     CheckpointVersionError as CheckpointVersionError,
 )
 from autoshard.errors._checkpoint import (

@@ -163,6 +163,30 @@ class CheckpointWriteError(CheckpointError):
         )
 
 
+class CheckpointPeerError(CheckpointWriteError):
+    """A save that another process of the cluster left: it died, or did not come.
+
+    Args:
+        path: The checkpoint that was to be.
+        process: Which process, by its index in the cluster.
+        problem: How that is known.
+        committed: Whether the checkpoint is there all the same: it was the process's last deed.
+    """
+
+    def __init__(self, path: Path, process: int, problem: str, *, committed: bool = False) -> None:
+        self.process = process
+        self.committed = committed
+        self.reason = f"process {process} {problem}"
+        what = "is saved, but" if committed else "could not be saved:"
+        CheckpointError.__init__(
+            self,
+            path,
+            f"{what} {self.reason}; earlier checkpoints are untouched",
+            "start all processes again and resume from the newest checkpoint; peer_timeout_s=60 "
+            "waits longer for a slow one",
+        )
+
+
 class CheckpointMismatchError(CheckpointError):
     """A checkpoint and the tree it is to be loaded into disagree.
 

@@ -2,43 +2,19 @@
 
 import importlib.util
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from clusters import cluster
 
 import autoshard.checkpoint as ck
 
 WORKER = Path(__file__).with_name("cluster_worker.py")
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def run_cluster(processes: int, directory: Path, worker: Path = WORKER) -> list[dict]:
-    coordinator = f"127.0.0.1:{free_port()}"
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(worker), coordinator, str(processes), str(i), str(directory)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for i in range(processes)
-    ]
-    try:
+def run_cluster(processes: int, directory: Path) -> list[dict]:
+    with cluster(processes, WORKER, directory) as started:
         outputs = [process.communicate(timeout=240) for process in started]
-    finally:
-        for process in started:
-            process.kill()
     for process, (_, stderr) in zip(started, outputs, strict=True):
         assert process.returncode == 0, stderr[-4000:]
     # Gloo prints to standard output too.
