@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from jax.sharding import NamedSharding
 
 from autoshard.plan import Reduction, Spec
 from autoshard.tracing import Op
+
+Mesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 
 
 class Backend(Protocol):
@@ -56,7 +59,7 @@ class AutoAxes:
         mesh: The device mesh.
     """
 
-    def __init__(self, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
+    def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
 
     def constrain(self, array: Any, chain: Sequence[Spec]) -> Any:
@@ -84,7 +87,7 @@ class AutoAxes:
                 operands = [next(rest) for _ in term.operands]
                 if _adds_to(term.op):  # every device would add the operand: it is added outside
                     operands[0] = jax.numpy.zeros_like(operands[0])
-                return _partial(term.op, operands, how.dtype)
+                return _partial(term, operands, self.mesh)
 
             total = functools.reduce(operator.add, map(part, terms))
             if how.reduced:
@@ -106,18 +109,47 @@ class AutoAxes:
         return summed
 
 
-def _partial(op: Op, operands: Sequence[Any], dtype: str | None) -> Any:
-    """An op's partial result in a type of its own."""
+def _partial(term: Term, operands: Sequence[Any], mesh: Mesh) -> Any:
+    """An op's result from shards of its operands, in a type of its own where one is asked for."""
+    op, dtype = term.op, term.reduction.dtype
+    params = _LOCAL_PARAMS.get(op.primitive, _unchanged)(term, mesh)
     if dtype is None:
-        return bind(op, operands)[0]
+        return _bind(op, operands, params)
     own = _dtype(op)
     wider = jax.numpy.promote_types(own, dtype) == dtype
-    if wider and "preferred_element_type" in op.params:
-        params = {**op.params, "preferred_element_type": jax.numpy.dtype(dtype)}
-        return op.eqn.primitive.bind(*operands, **params)
+    if wider and "preferred_element_type" in params:
+        return _bind(op, operands, {**params, "preferred_element_type": jax.numpy.dtype(dtype)})
     if wider and op.primitive == "reduce_sum":
         operands = [x.astype(dtype) if x.dtype == own else x for x in operands]
-    return bind(op, operands)[0].astype(dtype)
+    return _bind(op, operands, params).astype(dtype)
+
+
+def _bind(op: Op, operands: Sequence[Any], params: Mapping[str, Any]) -> Any:
+    """The one result of an op that is run on shards."""
+    primitive = op.eqn.primitive
+    out = primitive.bind(*operands, **primitive.get_bind_params(params))
+    return out[0] if primitive.multiple_results else out
+
+
+def _unchanged(term: Term, mesh: Mesh) -> Mapping[str, Any]:
+    return term.op.eqn.params
+
+
+def _groups(term: Term, mesh: Mesh) -> Mapping[str, Any]:
+    """Params of a convolution on shards: groups, the major factor of a dimension, may be cut."""
+    params = dict(term.op.eqn.params)
+    batch, features = params["dimension_numbers"].lhs_spec[:2]
+    cut = term.reduction.operands[0].dims
+    for name, dim in (("batch_group_count", batch), ("feature_group_count", features)):
+        shards = math.prod(mesh.shape[axis] for axis in cut[dim])
+        params[name] = max(1, params[name] // shards)
+    return params
+
+
+_LOCAL_PARAMS: dict[str, Callable[[Term, Mesh], Mapping[str, Any]]] = {
+    "conv_general_dilated": _groups,
+}
+"""Params of primitives that speak of the size of a shard."""
 
 
 def _dtype(op: Op) -> Any:

@@ -122,12 +122,12 @@ class Labelling:
             if rule is None:
                 raise LabellingError(str(op), "", "it owns regions; label its ties and bodies")
             check_label(rule, label, self.mesh, str(op))
-            if is_miscompiled(op.primitive, rule, label):
+            if is_miscompiled(op.primitive, op.params, rule, label):
                 raise LabellingError(
                     str(op),
                     rule.text,
-                    f"the compiler gets {dict(label)} wrong: height and output channels of a "
-                    "convolution cannot both be cut",
+                    f"the compiler gets {dict(label)} wrong: where windows of a convolution cross "
+                    "the borders of shards, its output channels cannot be cut as well",
                 )
 
     def operand_spec(self, op_id: int, index: int) -> Spec:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autoshard.plan._convolutions import pin_convolutions, written_convolutions
 from autoshard.plan._gathers import find_regathers
 from autoshard.plan._labelling import Label, Labelling, Reason, inferred_label, project
 from autoshard.plan._plan import ConstraintKey, LeafPlan, Plan
 from autoshard.plan._reductions import (
     find_reductions,
-    grouped_sums,
-    is_grouped,
     merge_sums,
     retyped_sums,
     scattered_partials,
@@ -53,8 +52,8 @@ def make_plan(
     constraints: dict[ConstraintKey, tuple[Spec, ...]] = {}
     settled = scattered_partials(labelling, produced)
     reductions = find_reductions(labelling, produced, settled)
-    reductions |= grouped_sums(labelling, produced, reductions)
-    reductions |= retyped_sums(labelling, produced, reductions, sum_dtypes or {})
+    reductions |= written_convolutions(labelling, reductions)
+    reductions |= retyped_sums(labelling, reductions, sum_dtypes or {})
     for value_id, spec in settled.items():
         value = program.values[value_id]
         # A partitioner asked for both at once permutes and exchanges whole arrays (seen with
@@ -66,7 +65,7 @@ def make_plan(
     _edges(labelling, produced, constraints)
     _results(labelling, produced, constraints, set(settled))
     _resharded(labelling, produced, constraints)
-    _grouped(labelling, produced, constraints)
+    pin_convolutions(labelling, produced, reductions, constraints)
     for key in dropped:
         constraints.pop(key, None)
 
@@ -157,27 +156,6 @@ def _resharded(
         made = program.values[operand]
         if program.ops[made.producer].primitive != ARGUMENT:
             constraints.setdefault((made.producer, "result", made.index), (produced[operand],))
-
-
-def _grouped(
-    labelling: Labelling,
-    produced: Sequence[Spec],
-    constraints: dict[ConstraintKey, tuple[Spec, ...]],
-) -> None:
-    """Pin everything about a convolution in groups, also what lies as it should.
-
-    Left to itself the partitioner may cut channels by a number that does not divide the groups,
-    and then aborts or returns wrong numbers (seen with 3 groups on 4 devices, jax 0.10.2).
-    """
-    program = labelling.ruled.program
-    for op in program.ops:
-        if op.primitive != "conv_general_dilated" or not is_grouped(op.params):
-            continue
-        for index, operand in enumerate(op.operands):
-            if isinstance(operand, int):
-                want = labelling.operand_spec(op.id, index)
-                constraints.setdefault((op.id, "operand", index), (want,))
-        constraints.setdefault((op.id, "result", 0), (produced[op.results[0]],))
 
 
 def _results(

@@ -74,11 +74,14 @@ def find_reductions(
         op = program.ops[program.values[value_id].producer]
         partial = labelling.partial_axes(op.id)
         gained = [(d, dim) for d, dim in enumerate(want.dims) if dim != produced[value_id].dims[d]]
-        if not _runs_on_shards(labelling, op) or len(gained) != 1:
+        if not runs_on_shards(labelling, op) or len(gained) != 1:
             continue
         dim, axes = gained[0]
-        if not set(axes) <= set(partial):
+        before = produced[value_id].dims[dim]
+        # A shard of the partial result is scattered: what cuts it already stays major.
+        if axes[: len(before)] != before or not set(axes[len(before) :]) <= set(partial):
             continue
+        axes = axes[len(before) :]
         if op.primitive == "scatter-add" and set(want.axes) != set(axes):
             continue  # its indices speak of rows of the whole array
         found[op.id] = Reduction(
@@ -91,57 +94,35 @@ def find_reductions(
     return found
 
 
-def _runs_on_shards(labelling: Labelling, op: Op) -> bool:
-    """Whether an op computes its part of a sum when it is given its part of the operands."""
+def runs_on_shards(labelling: Labelling, op: Op) -> bool:
+    """Whether an op computes its part of the result when it is given its part of the operands."""
     if op.primitive not in WRITTEN_OUT or len(op.results) != 1:
         return False
     if any(not isinstance(o, int) for o in op.operands):
         return False
     rule, label = labelling.ruled.rules[op.id], labelling.labels.get(op.id, {})
     assert rule is not None
-    if op.primitive == "conv_general_dilated" and is_grouped(op.params):
-        # Groups, and dimensions of which they are a part, stay whole: their number is a param.
-        sides = (*rule.operands, *rule.results)
-        shared = set.intersection(*({name for dim in dims for name in dim} for dims in sides))
-        merged = {name for dims in sides for dim in dims if len(dim) > 1 for name in dim}
-        if any(label.get(name) for name in merged | shared):
-            return False
     halo = rule.of_kind(FactorKind.HALO)  # a window looks beyond the edge of its shard
-    return not any(label.get(name) for name in halo)
+    return not any(label.get(name) for name in halo) and _is_said(labelling, op)
 
 
-def is_grouped(params: Mapping[str, Any]) -> bool:
-    """Whether a convolution has groups, whose number is a param."""
-    return params["feature_group_count"] != 1 or params["batch_group_count"] != 1
-
-
-def grouped_sums(
-    labelling: Labelling, produced: Sequence[Spec], reductions: Mapping[int, Reduction]
-) -> dict[int, Reduction]:
-    """Partial results of convolutions in groups, which a partitioner gets wrong.
-
-    Args:
-        labelling: Labels of the program.
-        produced: Spec of each value once it is combined.
-        reductions: Those that are written out already.
-
-    Returns:
-        Op id → its reduction.
-    """
-    return {
-        op.id: _all_reduce(labelling, produced, op.id)
-        for op in labelling.ruled.program.ops
-        if op.primitive == "conv_general_dilated"
-        and is_grouped(op.params)
-        and op.id not in reductions
-        and labelling.partial_axes(op.id)
-        and _runs_on_shards(labelling, op)
-    }
+def _is_said(labelling: Labelling, op: Op) -> bool:
+    """Whether specs say the whole label of an op: not so of some factors inside a dimension."""
+    rule, label = labelling.ruled.rules[op.id], labelling.labels.get(op.id, {})
+    assert rule is not None
+    operands = [labelling.operand_spec(op.id, i) for i in range(len(op.operands))]
+    results = [labelling.result_spec(op.id, i) for i in range(len(op.results))]
+    sides = zip((*rule.operands, *rule.results), (*operands, *results), strict=True)
+    return all(
+        set(label.get(name, ())) <= set(axes)
+        for dims, spec in sides
+        for dim, axes in zip(dims, spec.dims, strict=True)
+        for name in dim
+    )
 
 
 def retyped_sums(
     labelling: Labelling,
-    produced: Sequence[Spec],
     reductions: Mapping[int, Reduction],
     dtypes: Mapping[int, str],
 ) -> dict[int, Reduction]:
@@ -149,7 +130,6 @@ def retyped_sums(
 
     Args:
         labelling: Labels of the program.
-        produced: Spec of each value once it is combined.
         reductions: Those that are written out already.
         dtypes: Op id → the type.
 
@@ -161,10 +141,10 @@ def retyped_sums(
     for op_id, dtype in dtypes.items():
         op = program.ops[op_id]
         written = reductions.get(op_id)
-        if written is None and labelling.partial_axes(op_id) and _runs_on_shards(labelling, op):
+        if written is None and labelling.partial_axes(op_id) and runs_on_shards(labelling, op):
             if op.primitive == "scatter-add" and labelling.operand_spec(op_id, 0).axes:
                 continue  # its indices speak of rows of the whole array
-            written = _all_reduce(labelling, produced, op_id)
+            written = all_reduce(labelling, op_id)
         if written is not None:
             found[op_id] = replace(written, dtype=dtype)
     return found
@@ -212,7 +192,7 @@ def merge_sums(
         if not _adjacent(labelling, trees[root]):
             continue
         for op_id in trees[root]:
-            written = reductions.get(op_id) or _all_reduce(labelling, produced, op_id)
+            written = reductions.get(op_id) or all_reduce(labelling, op_id)
             found[op_id] = replace(written, into=root)
             dropped.add((op_id, "result", 0))
         for op_id in within[root]:
@@ -247,10 +227,12 @@ def _terms(
         return None
     if made.id in trees:
         return trees[made.id]
+    if not labelling.partial_axes(made.id):
+        return None
     if made.id not in reductions:
         if made.primitive == "scatter-add" or made.structured:
             return None  # the indices of a scatter speak of rows of the whole array
-        if not _runs_on_shards(labelling, made) or not labelling.partial_axes(made.id):
+        if not runs_on_shards(labelling, made):
             return None
     return [made.id]
 
@@ -265,7 +247,7 @@ def _combine_alike(
     """Whether partial results can be combined by one op, into what the addition leaves."""
     ways: set[tuple[Any, ...]] = set()
     for op_id in terms:
-        written = reductions.get(op_id) or _all_reduce(labelling, produced, op_id)
+        written = reductions.get(op_id) or all_reduce(labelling, op_id)
         ways.add(
             (
                 written.axes,
@@ -279,15 +261,20 @@ def _combine_alike(
     return len(ways) == 1 and next(iter(ways))[-1] == produced[result]
 
 
-def _all_reduce(labelling: Labelling, produced: Sequence[Spec], op_id: int) -> Reduction:
-    """The reduction of an op that is combined to the whole where it is made."""
+def all_reduce(labelling: Labelling, op_id: int) -> Reduction:
+    """The reduction of an op that is combined to the whole where it is made.
+
+    Args:
+        labelling: Labels of the program.
+        op_id: The op.
+    """
     op = labelling.ruled.program.ops[op_id]
     return Reduction(
         axes=(),
         reduced=labelling.partial_axes(op_id),
         dim=0,
         operands=tuple(labelling.operand_spec(op_id, i) for i in range(len(op.operands))),
-        result=produced[op.results[0]],
+        result=labelling.result_spec(op_id, 0),
     )
 
 

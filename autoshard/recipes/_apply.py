@@ -37,7 +37,9 @@ class Recipe:
 
     Args:
         apply: Puts a unit on ops; returns notes for the user.
-        order: Recipes with a smaller order go first: storage is cut after computation.
+        order: Recipes with a smaller order go first: storage is cut after computation, and what
+            `sequence` cuts stays major to what `megatron` cuts behind it, so that a partial result
+            can be scattered.
     """
 
     apply: Callable[[Flow, Context, Unit], list[str]]
@@ -50,7 +52,7 @@ RECIPES: dict[str, Recipe] = {
     "megatron": Recipe(megatron, order=0),
     "propagate": Recipe(by_propagation, order=3),
     "replicate": Recipe(replicate, order=0),
-    "sequence": Recipe(sequence, order=1),
+    "sequence": Recipe(sequence, order=-1),
     "table": Recipe(table, order=1),
     "tensor": Recipe(tensor, order=0),
     "zero1": Recipe(zero1, order=2),

@@ -96,7 +96,8 @@ class Flow:
         if name in self._held.get(op_id, ()):
             return False
         label = self.labels.get(op_id, {})
-        if is_miscompiled(self.program.ops[op_id].primitive, rule, {**label, name: unit}):
+        op = self.program.ops[op_id]
+        if is_miscompiled(op.primitive, op.params, rule, {**label, name: unit}):
             return False
         n = self.mesh.size_of(unit) * self.mesh.size_of(label.get(name, ()))
         if factor.kind is FactorKind.HALO:

@@ -232,7 +232,16 @@ def gemma() -> Case:
 
 
 def gpt_neo() -> Case:
-    config = small("GPTNeoConfig", attention_types=[[["global", "local"], 1]], window_size=4)
+    config = hf().GPTNeoConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_layers=2,
+        num_heads=8,
+        intermediate_size=128,
+        max_position_embeddings=64,
+        attention_types=[[["global", "local"], 1]],
+        window_size=4,
+    )
     return build("FlaxGPTNeoForCausalLM", config, PADDED)
 
 

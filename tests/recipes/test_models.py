@@ -63,7 +63,7 @@ COMBINATIONS = {
 }
 IMPOSSIBLE = {
     # Six numbers and six tables for each example: no axis of 4 or 8 divides them.
-    *itertools.product(("dlrm",), ("sequence", "dp+sequence"), MESHES),
+    *(c for c in COMBINATIONS if c[0] == "dlrm" and "sequence" in c[1]),
 }
 CASES = [
     pytest.param(*combination, marks=() if combination in QUICK else pytest.mark.slow)
@@ -82,7 +82,9 @@ def test_a_train_step_equals_that_of_one_device(case, reference, tree_error, mod
     if one.after.collections:
         assert tree_error(after.collections, one.after.collections) < 5e-5
     assert int(after.step) == 1
-    assert not planned.plan.notes or strategy not in ("dp", "zero1", "zero2", "zero3")
+    if strategy in ("dp", "zero1", "zero2", "zero3"):
+        # Not in it: what is smaller than the mesh, such as the bias of a single score.
+        assert all(note.startswith("stored whole") for note in planned.plan.notes)
 
 
 def test_the_quick_cases_cover_every_recipe_and_mesh():
