@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 
 SIDE = 4096  # of each square float32 array: 64 MiB
 BUDGET = 128 << 20
+STALL_TURNS = 7
 
 
 def main() -> None:
@@ -192,7 +194,11 @@ def run_save_and_load(path: str, arrays: str) -> dict[str, Any]:
 
 
 def run_stall(path: str, arrays: str) -> dict[str, Any]:
-    """Time until the step after the save is done, above that of a step without one."""
+    """What a save in the background takes from training, by turns with orbax.
+
+    `blocked` is the time until the step after the save is done, above that of a step without a
+    save. `steps` are those while the save goes on, against those without one.
+    """
     import jax
     import orbax.checkpoint.experimental.v1 as orbax
 
@@ -201,36 +207,57 @@ def run_stall(path: str, arrays: str) -> dict[str, Any]:
     state = tree(int(arrays), ("d",))
     gigabytes = int(arrays) * 4 * SIDE * SIDE / 1e9
     step = jax.jit(lambda t: jax.tree.map(lambda x: x * 0.999 + 0.001, t), donate_argnums=0)
-    plain_s = 0.0
-    for _ in range(3):
-        plain_s, state = timed(lambda s=state: step(s))
     context = orbax.Context()
     context.array.saving.use_compression = False
+
+    def begin(name: str, place: str) -> Any:
+        if name == "autoshard":
+            return ck.save_async(place, state)
+        with context:
+            return orbax.save_async(place, state)
+
     names = ("autoshard", "orbax")
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for turn in range(4):
-        for name in rows:
+    for turn in range(STALL_TURNS + 1):
+        for name in names if turn % 2 else reversed(names):
+            plain: list[float] = []
+            for _ in range(5):
+                step_s, state = timed(lambda s=state: step(s))
+                plain.append(step_s)
+            plain_s = statistics.median(plain)
             start_s = time.perf_counter()
-            if name == "autoshard":
-                pending: Any = ck.save_async(f"{path}/a{turn}", state)
-            else:
-                with context:
-                    pending = orbax.save_async(f"{path}/o{turn}", state)
+            pending = begin(name, f"{path}/{name}{turn}")
             call_s = time.perf_counter() - start_s
             state = jax.block_until_ready(step(state))
             blocked_s = time.perf_counter() - start_s - plain_s
-            pending.result()
-            rows[name].append({"call_s": call_s, "call_and_step_s": blocked_s})
-            for _ in range(2):
-                plain_s, state = timed(lambda s=state: step(s))
-    shutil.rmtree(path)
-    found: dict[str, Any] = {"turns": rows}
-    for measure in ("call_s", "call_and_step_s"):
-        # The first turn of each warms up; it is in `turns`.
-        best = {name: min(row[measure] for row in turns[1:]) for name, turns in rows.items()}
+            waiting = threading.Thread(target=pending.result)
+            waiting.start()
+            during: list[float] = []
+            while waiting.is_alive():
+                step_s, state = timed(lambda s=state: step(s))
+                during.append(step_s)
+            row = {
+                "call_s_per_GB": call_s / gigabytes,
+                "blocked_s_per_GB": blocked_s / gigabytes,
+                "saved_after_s_per_GB": (time.perf_counter() - start_s) / gigabytes,
+                "median_step": statistics.median(during) / plain_s,
+                "p95_step": sorted(during)[int(0.95 * len(during))] / plain_s,
+            }
+            if turn:  # the first of each warms up
+                rows[name].append(row)
+            shutil.rmtree(f"{path}/{name}{turn}")
+            os.sync()  # what one has written is not the other's burden
+    shutil.rmtree(path, ignore_errors=True)
+    found: dict[str, Any] = {"turns": STALL_TURNS}
+    for measure in rows["autoshard"][0]:
+        by_name = {name: sorted(row[measure] for row in rows[name]) for name in names}
+        median = {name: statistics.median(values) for name, values in by_name.items()}
         found[measure] = {
-            **{f"{name}_s_per_GB": value / gigabytes for name, value in best.items()},
-            "ratio_to_orbax": best["autoshard"] / max(1e-9, best["orbax"]),
+            **{
+                name: {"median": median[name], "min": values[0], "max": values[-1]}
+                for name, values in by_name.items()
+            },
+            "ratio_of_medians": median["autoshard"] / max(1e-9, median["orbax"]),
         }
     return found
 
@@ -324,7 +351,7 @@ def start(name: str, *arguments: object, devices: int) -> "subprocess.Popen[str]
 
 
 def finish(job: "subprocess.Popen[str]") -> dict[str, Any]:
-    stdout, stderr = job.communicate(timeout=900)
+    stdout, stderr = job.communicate(timeout=1800)
     lines = [line for line in stdout.splitlines() if line.startswith("RESULT ")]
     if job.returncode or not lines:
         raise SystemExit(stderr[-4000:])

@@ -1,6 +1,5 @@
 """Checkpoints of a training run: where it begins, and what is saved on the way."""
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from autoshard.checkpoint import Checkpointer, KeepPolicy, SavePolicy, metadata
@@ -90,12 +89,7 @@ class Keeper:
         """Begin."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Wait for the last save."""
         if self._checkpointer is not None:
             self._checkpointer.close()

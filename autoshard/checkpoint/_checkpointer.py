@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from autoshard.checkpoint._async import PendingSave, start
@@ -24,7 +23,7 @@ from autoshard.checkpoint._load import load, metadata
 from autoshard.checkpoint._manifest import Manifest
 from autoshard.checkpoint._policies import KeepPolicy, SavePolicy
 from autoshard.checkpoint._processes import PEER_TIMEOUT_S, Group
-from autoshard.checkpoint._save import by_leader, make_request, run_save
+from autoshard.checkpoint._save import by_leader, make_request, run_save, step_number
 from autoshard.checkpoint._verify import verify
 from autoshard.errors import (
     CheckpointError,
@@ -145,9 +144,11 @@ class Checkpointer:
             CheckpointWriteError: ``strict`` is set and this save, or the one before, failed.
         """
         self.wait()
+        step = step_number(step)
         self._last_step, self._last_time_s = step, time.monotonic()
         path = step_path(self.directory, step)
-        known = {"data": data, "metrics": metrics, "note": note}
+        numbers = None if metrics is None else {k: float(value) for k, value in metrics.items()}
+        known = {"data": data, "metrics": numbers, "note": note}
         described = {name: dict(value) for name, value in known.items() if value is not None}
         try:
             with Group(self._peer_timeout_s) as group:
@@ -231,10 +232,5 @@ class Checkpointer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -10,20 +10,23 @@ A reader takes a directory for a checkpoint only if ``COMMIT`` and what it vouch
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._manifest import SIDECAR, Manifest
-from autoshard.checkpoint._owner import at_work, new_token
+from autoshard.checkpoint._owner import CONVERSION, TEMPORARY, at_work, new_token
 from autoshard.errors import (
+    CheckpointError,
     CheckpointExistsError,
     CheckpointNotFoundError,
+    CheckpointRemovalError,
     CheckpointVersionError,
     CorruptCheckpointError,
     IncompleteCheckpointError,
@@ -35,7 +38,6 @@ FILES = f"{SIDECAR}/files.json"
 COMMIT = f"{SIDECAR}/COMMIT"
 PLAN = f"{SIDECAR}/plan.json"
 _VOUCHED = (MANIFEST, TILES, FILES)
-_TEMPORARY = ".autoshard-tmp-"
 _TRASH = ".autoshard-trash-"
 
 
@@ -70,7 +72,42 @@ class Commit:
 
 def staging_of(path: Path, token: str) -> Path:
     """Where a checkpoint is written before it is one."""
-    return path.with_name(f"{path.name}{_TEMPORARY}{token}")
+    return path.with_name(f"{path.name}{TEMPORARY}{token}")
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """An absolute path.
+
+    Raises:
+        CheckpointError: No file can have it.
+    """
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise CheckpointError(repr(text), "is no path of a checkpoint", 'save("run/first", tree)')
+    return Path(os.path.abspath(text))
+
+
+def require_free(path: Path) -> None:
+    """Make sure that a new checkpoint may be made somewhere.
+
+    Args:
+        path: Absolute.
+
+    Raises:
+        CheckpointExistsError: Something is there.
+        CheckpointError: It would lie inside another checkpoint.
+    """
+    if os.path.lexists(path):
+        empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+        raise CheckpointExistsError(path, empty=empty)
+    for above in (path, Path(os.path.realpath(path.parent), path.name)):
+        for parent in above.parents:
+            if os.path.isfile(parent / COMMIT):
+                raise CheckpointError(
+                    path,
+                    f"would lie inside the checkpoint {parent}, which would then be damaged",
+                    f"save elsewhere, such as {parent.with_name(path.name)}",
+                )
 
 
 def open_staging(path: Path, token: str, files: Files) -> Path:
@@ -78,17 +115,10 @@ def open_staging(path: Path, token: str, files: Files) -> Path:
 
     Raises:
         CheckpointExistsError: The place is taken.
+        CheckpointError: It would lie inside another checkpoint.
     """
-    if os.path.lexists(path):
-        raise CheckpointExistsError(path)
-    above = path.parent
-    missing: list[Path] = []
-    while not above.is_dir():
-        missing.append(above)
-        above = above.parent
-    for directory in reversed(missing):
-        files.make_directory(directory, exist_ok=True)
-        files.sync_directory(directory.parent)
+    require_free(path)
+    files.make_parents(path)
     staging = staging_of(path, token)
     files.make_directory(staging)
     return staging
@@ -129,8 +159,7 @@ def seal(
     sha256 = {name: hashlib.sha256(contents[name]).hexdigest() for name in _VOUCHED}
     record = Commit(manifest.digest, manifest.step, sha256)
     files.write_new(staging / COMMIT, record.to_bytes())
-    for folder, _, _ in os.walk(staging, topdown=False):
-        files.sync_directory(Path(folder))
+    files.sync_all(Path(folder) for folder, _, _ in os.walk(staging, topdown=False))
     if os.path.lexists(path):
         raise CheckpointExistsError(path)
     try:
@@ -155,7 +184,7 @@ def read_commit(path: Path) -> Commit:
     try:
         data = (path / COMMIT).read_bytes()
     except FileNotFoundError:
-        if _TEMPORARY in path.name:
+        if TEMPORARY in path.name:
             problem = "it is what an interrupted save left behind"
         else:
             problem = f"it has no {COMMIT}; autoshard ckpt import reads other formats"
@@ -204,17 +233,21 @@ def read_files(path: Path, record: Commit) -> dict[str, tuple[int, int]]:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a name is one that only saves and removals under way have."""
-    return _TEMPORARY in path.name or _TRASH in path.name
+    """Whether a name is one that only what is under way, or was interrupted, has."""
+    return any(mark in path.name for mark in (TEMPORARY, _TRASH, CONVERSION))
 
 
 def leftovers(directory: Path) -> list[Path]:
     """What interrupted saves and removals left in a directory, those still running left out."""
     found: list[Path] = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else []:
-        for mark in (_TEMPORARY, _TRASH):
+        for mark in (TEMPORARY, _TRASH):
             if mark in path.name and not at_work(path, path.name.rpartition(mark)[2]):
                 found.append(path)
+        # A conversion notes what it converts; once its result is there, that says nothing more.
+        target = path.name.removesuffix(CONVERSION)[1:]
+        if path.name.endswith(CONVERSION) and os.path.lexists(directory / target):
+            found.append(path)
     return found
 
 
@@ -226,5 +259,19 @@ def trash_of(path: Path) -> Path:
 def remove(path: Path, files: Files) -> None:
     """Remove a checkpoint: at once it is none any more, whenever the removal is interrupted."""
     trash = trash_of(path)
-    files.rename_directory(path, trash)
-    files.remove_tree(trash)
+    with removing(path):
+        files.rename_directory(path, trash)
+        files.remove_tree(trash)
+
+
+@contextlib.contextmanager
+def removing(path: Path) -> Generator[None]:
+    """Tell of a removal that fails.
+
+    Raises:
+        CheckpointRemovalError: In place of what the file system says.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointRemovalError(path, error.strerror or str(error)) from error

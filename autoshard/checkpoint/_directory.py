@@ -17,6 +17,7 @@ from autoshard.checkpoint._commit import (
     read_commit,
     read_manifest,
     remove,
+    removing,
 )
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._manifest import SIDECAR
@@ -69,7 +70,7 @@ def latest(directory: str | os.PathLike[str]) -> Path | None:
 def note_latest(directory: Path, step: int, files: Files) -> None:
     """Leave a hint for people and scripts; `latest` does not rely on it."""
     data = json.dumps({"step": step, "path": step_path(directory, step).name}).encode()
-    files.replace(directory / LATEST, data + b"\n")
+    _hint(directory / LATEST, data + b"\n", files)
 
 
 def verified_steps(directory: Path) -> dict[int, str]:
@@ -86,7 +87,13 @@ def note_verified(directory: Path, step: int, digest: str, files: Files) -> None
     known = {**verified_steps(directory), step: digest}
     there = committed_steps(directory)
     kept = {str(s): d for s, d in sorted(known.items()) if s in there}
-    files.replace(directory / VERIFIED, json.dumps(kept).encode() + b"\n")
+    _hint(directory / VERIFIED, json.dumps(kept).encode() + b"\n", files)
+
+
+def _hint(path: Path, data: bytes, files: Files) -> None:
+    """Write what is of use only: a directory that cannot be written to is no failure."""
+    with contextlib.suppress(OSError):
+        files.replace(path, data)
 
 
 def metrics_of(path: Path) -> Mapping[str, float]:
@@ -126,10 +133,11 @@ def prune(
         for path in gone:
             remove(path, files)
         for path in stale:
-            if path.is_dir():
-                files.remove_tree(path)
-            else:
-                files.remove_file(path)
+            with removing(path):
+                if path.is_dir():
+                    files.remove_tree(path)
+                else:
+                    files.remove_file(path)
     return [*gone, *stale]
 
 

@@ -7,11 +7,17 @@ sees each moment at which a crash could come.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
+
+from autoshard.checkpoint._owner import TEMPORARY, new_token
+
+_SYNCS_AT_ONCE = 32
 
 Observer = Callable[[str, Path], None]
 """Called with the name of an operation and its path, just before it happens."""
@@ -57,6 +63,19 @@ class Files:
         for directory in reversed(missing):
             self.make_directory(directory, exist_ok=True)
 
+    def make_parents(self, path: Path) -> None:
+        """Make the directories above a path, durably."""
+        missing: list[Path] = []
+        above = path.parent
+        while not above.is_dir():
+            if os.path.lexists(above):
+                raise NotADirectoryError(errno.ENOTDIR, f"{above} is no directory")
+            missing.append(above)
+            above = above.parent
+        for directory in reversed(missing):
+            self.make_directory(directory, exist_ok=True)
+            self.sync_path(directory.parent)
+
     def create(self, path: Path) -> int:
         """Make a new file; the caller closes the descriptor."""
         self._observe("create", path)
@@ -74,29 +93,48 @@ class Files:
         self._observe("fsync", path)
         os.fsync(descriptor)
 
-    def write_new(self, path: Path, data: bytes) -> None:
-        """Make a file with a content, on the disk when this returns; its name may not be yet."""
+    def write_new(self, path: Path, data: bytes, *, sync: bool = True) -> None:
+        """Make a file with a content.
+
+        Args:
+            path: Its path.
+            data: Its content.
+            sync: Whether the content is on the disk when this returns. Its name may not be yet.
+        """
         descriptor = self.create(path)
         try:
             self.write_at(descriptor, memoryview(data), 0, path)
-            self.sync(descriptor, path)
+            if sync:
+                self.sync(descriptor, path)
         finally:
             os.close(descriptor)
 
+    def sync_all(self, paths: Iterable[Path]) -> None:
+        """Wait until files and directories are on the disk.
+
+        Many at once: a file system that keeps a journal writes it once for all that wait.
+        """
+        with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
+            for _ in pool.map(self.sync_path, paths):
+                pass
+
     def replace(self, path: Path, data: bytes) -> None:
         """Give a file a content, old or new but never a mixture, durably."""
-        temporary = path.with_name(f".{path.name}.autoshard-tmp-{os.getpid()}")
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        self.write_new(temporary, data)
-        self._observe("rename", path)
-        os.replace(temporary, path)
-        self.sync_directory(path.parent)
+        temporary = path.with_name(f".{path.name}{TEMPORARY}{new_token()}")
+        try:
+            self.write_new(temporary, data)
+            self._observe("rename", path)
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        self.sync_path(path.parent)
 
-    def sync_directory(self, path: Path) -> None:
-        """Wait until the names in a directory are on the disk."""
+    def sync_path(self, path: Path) -> None:
+        """Wait until a file, or the names in a directory, are on the disk."""
         self._observe("fsync", path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         finally:
@@ -110,9 +148,9 @@ class Files:
         """
         self._observe("rename", target)
         os.rename(source, target)
-        self.sync_directory(target.parent)
+        self.sync_path(target.parent)
         if source.parent != target.parent:
-            self.sync_directory(source.parent)
+            self.sync_path(source.parent)
 
     def link(self, source: Path, target: Path) -> None:
         """Give a file a second name. It replaces nothing.

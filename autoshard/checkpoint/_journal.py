@@ -14,12 +14,13 @@ from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._owner import journal_of
 from autoshard.errors import CheckpointWriteError
 
+_SYNCED_BYTES = 8 << 20  # what may have to be written again after a kill
+
 
 class Journal:
     """The finished files of a temporary directory, one JSON line each, in a file beside it.
 
-    A line is written after its file is on the disk, and is on the disk itself before more is
-    written. One process at a time holds the journal.
+    Lines are written after their files are on the disk. One process at a time holds the journal.
 
     Args:
         staging: The temporary directory.
@@ -50,6 +51,8 @@ class Journal:
             found = json.loads(line)
             if self._is_there(found):
                 self._lines.append(found)
+        self._waiting: list[dict[str, Any]] = []
+        self._waiting_bytes = 0
         self._lock = threading.Lock()
 
     def _is_there(self, line: Mapping[str, Any]) -> bool:
@@ -74,7 +77,7 @@ class Journal:
     def add(
         self, file: str, entry: tuple[int, int], directory: str, crcs: Mapping[int, int]
     ) -> None:
-        """Remember a file that is on the disk.
+        """Remember a file that is whole. Files are synced together, and are known from then on.
 
         Args:
             file: Its path below the temporary directory.
@@ -83,18 +86,38 @@ class Journal:
             crcs: CRC-32C of its tiles' elements, by number.
         """
         record = {"file": file, "bytes": entry[0], "crc": entry[1], "directory": directory}
-        data = json.dumps({**record, "tiles": dict(crcs)}).encode() + b"\n"
         with self._lock:
-            self._files.sync_directory((self._staging / file).parent)
-            self._files.write_at(self._descriptor, memoryview(data), self._size, self._path)
-            self._files.sync(self._descriptor, self._path)
-            self._size += len(data)
+            self._waiting.append({**record, "tiles": dict(crcs)})
+            self._waiting_bytes += entry[0]
+            if self._waiting_bytes >= _SYNCED_BYTES:
+                self._flush()
+
+    def flush(self) -> None:
+        """Have everything known that was added."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        paths = [self._staging / record["file"] for record in self._waiting]
+        folders = {above for path in paths for above in (path.parent, *path.parents)}
+        inside = [f for f in folders if f.is_relative_to(self._staging)]
+        self._files.sync_all([*paths, *inside])
+        data = "".join(json.dumps(record) + "\n" for record in self._waiting).encode()
+        self._files.write_at(self._descriptor, memoryview(data), self._size, self._path)
+        self._files.sync(self._descriptor, self._path)
+        self._size += len(data)
+        self._waiting.clear()
+        self._waiting_bytes = 0
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of it. What was added and not flushed will be written again."""
         os.close(self._descriptor)
 
     def remove(self) -> None:
         """Remove it: there is nothing to resume any more."""
-        self._files.remove_file(self._path)
-        os.close(self._descriptor)
+        try:
+            self._files.remove_file(self._path)
+        finally:
+            self.close()

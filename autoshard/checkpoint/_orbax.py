@@ -47,6 +47,10 @@ def check_names(leaves: Sequence[LeafEntry]) -> None:
         parts = name.split("/")
         if any(part in ("", ".", "..") or "\0" in part for part in parts):
             raise CheckpointKeyError([leaf.path], f"{name!r} is no name that a file could have")
+        if "\\" in name:
+            raise CheckpointKeyError([leaf.path], "orbax takes a backslash in a key for a slash")
+        if not is_unicode(leaf.path):
+            raise CheckpointKeyError([repr(leaf.path)], "is no valid Unicode")
         if any(len(part.encode()) > _MOST_NAME_BYTES for part in parts):
             raise CheckpointKeyError([leaf.path], "its name is longer than 255 bytes")
         if _RESERVED.fullmatch(parts[0]):
@@ -59,6 +63,15 @@ def check_names(leaves: Sequence[LeafEntry]) -> None:
                 raise CheckpointKeyError(
                     [names[above], path], "one would be stored inside the other"
                 )
+
+
+def is_unicode(text: str) -> bool:
+    """Whether files can hold a text: a lone half of a surrogate pair is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def metadata_files(
@@ -92,7 +105,7 @@ def metadata_files(
     texts = {
         leaf.name: leaf.value["value"]
         for leaf in leaves
-        if leaf.value is not None and leaf.value["kind"] == "str"
+        if leaf.value is not None and value_type(leaf) == "string"
     }
     if texts:
         files[f"{STATE}/_strings.json"] = texts
@@ -138,5 +151,5 @@ def value_type(leaf: LeafEntry) -> str:
         return "None"
     value = decode_value(dict(leaf.value))
     if isinstance(value, str):
-        return "string"
+        return "string" if is_unicode(value) else "None"
     return "None" if orbax_scalar(value) is None else "scalar"

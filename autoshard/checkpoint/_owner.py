@@ -11,6 +11,12 @@ import secrets
 import time
 from pathlib import Path
 
+TEMPORARY = ".autoshard-tmp-"
+"""Stands before the token, in names of what is not finished."""
+
+CONVERSION = ".autoshard-convert.json"
+"""Ends the name of the file that says which conversion unfinished files are of."""
+
 JOURNAL = "journal"
 """The token of work that goes on after its process died; a lock tells whether it is under way."""
 

@@ -118,11 +118,19 @@ def place(reader: Reader, leaf: LeafEntry, dtype: np.dtype[Any], sharding: Any) 
         reader.fill(leaf, [(regions[key], buffer) for key, buffer in buffers.items()])
         for key in group:
             for device in devices[key]:
-                found[device] = jax.device_put(buffers[key], device)
+                found[device] = jax.device_put(buffers[key], _on(device, sharding))
         if not on_cpu:
             jax.block_until_ready(list(found.values()))
     arrays = [found[d] for keys in devices.values() for d in keys]
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays, dtype=dtype)
+
+
+def _on(device: Any, sharding: Any) -> Any:
+    """One device of a sharding, and its kind of memory where that is not the usual one."""
+    kind = sharding.memory_kind
+    if kind is None or kind == device.default_memory().kind:
+        return device
+    return jax.sharding.SingleDeviceSharding(device, memory_kind=kind)
 
 
 def _groups(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -80,7 +81,8 @@ class KeepPolicy:
             known = [
                 (metrics[step][self.best], step)
                 for step in steps
-                if self.best in metrics.get(step, {})
+                # NaN is not the best of anything, and would spoil the order.
+                if not math.isnan(metrics.get(step, {}).get(self.best, math.nan))
             ]
             known.sort(reverse=self.best_mode == "max")
             kept |= {step for _, step in known[: self.best_count]}

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from autoshard.checkpoint._checksums import combine_masked, content_digest, crc32c, tree_digest
-from autoshard.checkpoint._commit import PLAN, open_staging, read_commit, seal, staging_of
+from autoshard.checkpoint._commit import PLAN, absolute, open_staging, read_commit, seal, staging_of
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._manifest import LeafEntry, Manifest
 from autoshard.checkpoint._orbax import metadata_files
@@ -51,6 +52,7 @@ class Request:
         files: How files are changed.
         describe: Fields of the manifest that the caller knows.
         plan: The plan that travels along, as a file.
+        threads: How many tiles are written at once.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class Request:
     files: Files
     describe: Mapping[str, Any]
     plan: bytes | None = None
+    threads: int = _THREADS
 
 
 def save(
@@ -107,27 +110,56 @@ def make_request(
     metadata: Mapping[str, Any] | None,
 ) -> Request:
     """Everything about a save that touches arrays, none of which it copies."""
-    try:
-        json.dumps(metadata)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            "metadata", f"is no JSON ({error})", 'metadata={"note": "text"}'
-        ) from error
     describe = {
-        "step": step,
+        "step": None if step is None else step_number(step),
         "plan": None if plan is None else plan_summary(plan),
-        "metadata": dict(metadata or {}),
+        "metadata": plain_json("metadata", dict(metadata or {})),
         "processes": group.count,
     }
     snapshot = take_snapshot(tree, processes=group.count)
     return Request(
-        path=Path(os.path.abspath(path)),
+        path=absolute(path),
         snapshot=snapshot,
         group=group,
         files=Files(),
         describe=describe,
         plan=None if plan is None else plan_file(plan),
     )
+
+
+def step_number(step: Any) -> int:
+    """A count of steps as an integer of Python's.
+
+    Raises:
+        CheckpointError: It is none.
+    """
+    try:
+        found = operator.index(step)
+    except TypeError:
+        found = -1
+    if found < 0:
+        raise CheckpointError(f"step={step!r}", "is no count of steps done", "step=100")
+    return found
+
+
+def plain_json(name: str, value: Any) -> Any:
+    """What of a value comes back from a file, which must be all of it; a tuple may become a list.
+
+    Raises:
+        CheckpointError: JSON cannot hold it.
+    """
+    problem = None
+    if isinstance(value, dict):
+        problem = next((f"the key {key!r} is no text" for key in value if type(key) is not str), "")
+        if not problem:
+            return {key: plain_json(f"{name}[{key!r}]", inner) for key, inner in value.items()}
+    elif isinstance(value, list | tuple):
+        return [plain_json(f"{name}[{i}]", inner) for i, inner in enumerate(value)]
+    elif value is not None and type(value) not in (bool, int, float, str):
+        problem = f"a {type(value).__name__} is no JSON"
+    if problem:
+        raise CheckpointError(name, problem, 'metadata={"note": "text", "loss": float(loss)}')
+    return value
 
 
 def run_save(request: Request) -> Manifest:
@@ -146,9 +178,11 @@ def run_save(request: Request) -> Manifest:
 
     try:
         with agreed(group, path):
-            records = write_leaves(request.snapshot, writer, leads=group.leads)
+            records = write_leaves(
+                request.snapshot, writer, leads=group.leads, threads=request.threads
+            )
             if group.count > 1:
-                _leave_note(writer, group.index, records)
+                _leave_note(request.files, writer, group.index, records)
         digest = by_leader(group, path, finish)
         return manifest[0] if manifest else _manifest(request, request.snapshot.leaves, str(digest))
     except BaseException:
@@ -217,13 +251,16 @@ def _as_ours(error: BaseException, path: Path) -> BaseException:
     return error
 
 
-def write_leaves(snapshot: Snapshot, writer: TileWriter, *, leads: bool) -> np.ndarray[Any, Any]:
+def write_leaves(
+    snapshot: Snapshot, writer: TileWriter, *, leads: bool, threads: int = _THREADS
+) -> np.ndarray[Any, Any]:
     """Write what this process owns.
 
     Args:
         snapshot: The tree.
         writer: Writes the tiles.
         leads: Whether to write what only one process does.
+        threads: How many tiles are written at once.
 
     Returns:
         Checksums, of type `RECORD`.
@@ -248,8 +285,9 @@ def write_leaves(snapshot: Snapshot, writer: TileWriter, *, leads: bool) -> np.n
         function, *rest = task
         return function(*rest, writer)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         found = [record for records in pool.map(run, tasks) for record in records]
+    writer.sync()
     return np.array(found, RECORD)
 
 
@@ -287,12 +325,16 @@ def _compare(number: int, leaf: LeafEntry, pieces: Pieces, _: None, writer: Tile
     return [(n, t, crc, 0) for n, t, crc, _ in _mask(number, leaf, pieces, None, writer)]
 
 
-def _leave_note(writer: TileWriter, index: int, records: np.ndarray[Any, Any]) -> None:
+def _leave_note(
+    files: Files, writer: TileWriter, index: int, records: np.ndarray[Any, Any]
+) -> None:
+    """Tell the first process what was written. It reads this and removes it."""
     note = {
         "files": dict(writer.written),
         "records": base64.b64encode(records.tobytes()).decode(),
     }
-    writer.add_file(f"process_{index}.json", json.dumps(note).encode())
+    path = writer.root / f"process_{index}.json"
+    files.write_new(path, json.dumps(note).encode(), sync=False)
 
 
 def _finish(request: Request, writer: TileWriter, records: np.ndarray[Any, Any]) -> Manifest:
@@ -308,7 +350,6 @@ def _finish(request: Request, writer: TileWriter, records: np.ndarray[Any, Any])
         )
         for note in notes:
             files.remove_file(note)
-            writer.written.pop(note.name, None)
     if request.plan is not None:
         writer.add_file(PLAN, request.plan)
     leaves, tiles = _digests(snapshot, records)
@@ -353,6 +394,7 @@ def finish_checkpoint(
     unfinished = writer.unfinished()
     if unfinished:
         raise CheckpointError(unfinished[0], "lacks tiles", "write every element of every tensor")
+    writer.sync()
     seal(writer.root, path, files, manifest=manifest, tiles=tiles, written=writer.written)
 
 

@@ -10,13 +10,12 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from autoshard.checkpoint._checksums import content_digest, tree_digest
-from autoshard.checkpoint._commit import PLAN, open_staging, staging_of
+from autoshard.checkpoint._commit import PLAN, absolute, open_staging, require_free, staging_of
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._journal import Journal
 from autoshard.checkpoint._manifest import Container, LeafEntry, Manifest, Storage
@@ -55,7 +54,7 @@ class NativeSink:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, journal: bool = False) -> None:
-        self.path = Path(os.path.abspath(path))
+        self.path = absolute(path)
         self._files = Files()
         self._leaves: dict[str, LeafEntry] = {}
         self._crcs: dict[str, dict[int, int]] = {}
@@ -66,14 +65,19 @@ class NativeSink:
         self._over = False
         token = JOURNAL if journal else new_token()
         staging = staging_of(self.path, token)
+        self._writer = TileWriter(staging, self._files, self._finished)
         with self._writing():
-            if not (journal and staging.is_dir()):
-                open_staging(self.path, token, self._files)
-            self._writer = TileWriter(staging, self._files, self._finished)
-            if journal:
-                self._journal = Journal(staging, self._files)
-                self._writer.written.update(self._journal.files())
-                _clear(staging, self._files, keep=set(self._writer.written))
+            if journal and staging.is_dir():
+                require_free(self.path)
+                self._open_journal()
+                return
+            open_staging(self.path, token, self._files)
+            try:
+                if journal:
+                    self._open_journal()
+            except BaseException:
+                self._files.remove_tree_quietly(staging)
+                raise
 
     def declare(self, name: str, info: TensorInfo) -> Shape:
         """Announce an array.
@@ -189,9 +193,10 @@ class NativeSink:
             finish_checkpoint(
                 self._writer, self.path, self._files, manifest=manifest, tiles=b"".join(tables)
             )
-            if self._journal is not None:
-                self._journal.remove()
         self._over = True
+        if self._journal is not None:
+            with contextlib.suppress(OSError):  # it is of no use any more, and does no harm
+                self._journal.remove()
 
     def abort(self) -> None:
         """Remove what was written."""
@@ -211,18 +216,23 @@ class NativeSink:
         elif not self._over:
             self._over = True
             self._writer.close()
-            self._journal.close()
+            try:
+                with self._writing():
+                    self._journal.flush()
+            finally:
+                self._journal.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.abort()
+
+    def _open_journal(self) -> None:
+        staging = self._writer.root
+        self._journal = Journal(staging, self._files)
+        self._writer.written.update(self._journal.files())
+        _clear(staging, self._files, keep=set(self._writer.written))
 
     def _write_tile(self, entry: LeafEntry, place: Shape, values: Array) -> None:
         layout = entry.format

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import NamedSharding
 
 from autoshard._compat import key_implementation
@@ -108,8 +109,14 @@ def take_snapshot(tree: Any, *, processes: int = 1) -> Snapshot:
 def _look(leaf: TreeLeaf, processes: int) -> tuple[LeafEntry, Pieces | None]:
     value = leaf.value
     common: dict[str, Any] = {"path": leaf.path, "keys": leaf.keys, "role": leaf.role}
+    if isinstance(value, Tracer):
+        raise CheckpointLeafError(leaf.path, "a value that jax is tracing (save outside of jit)")
     if isinstance(value, jax.Array):
+        if value.is_deleted():
+            raise CheckpointLeafError(leaf.path, "an array that was donated or deleted")
         return _look_at_jax(leaf, common, processes)
+    if isinstance(value, np.ma.MaskedArray):
+        raise CheckpointLeafError(leaf.path, "an array with a mask")
     if isinstance(value, np.ndarray):
         array = np.asarray(value)
         if not array.dtype.isnative:

@@ -93,6 +93,7 @@ class NativeSource:
 
         Raises:
             CorruptCheckpointError: It is damaged.
+            CheckpointError: The checkpoint is not there any more.
         """
         return self.checked_tile(leaf, place)[0]
 
@@ -137,9 +138,11 @@ class NativeSource:
             self.bytes_read += len(data)
         return None
 
-    def _corrupt(
-        self, leaf: LeafEntry, place: Shape, name: str, problem: str
-    ) -> CorruptCheckpointError:
+    def _corrupt(self, leaf: LeafEntry, place: Shape, name: str, problem: str) -> CheckpointError:
+        if not self.path.is_dir():
+            return CheckpointError(
+                self.path, "was removed while it was read", "load another; autoshard ckpt ls"
+            )
         return CorruptCheckpointError(self.path, [tile_text(leaf, place, name, problem)])
 
 

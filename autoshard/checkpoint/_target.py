@@ -141,10 +141,14 @@ class Resolver:
                 return problem
         if isinstance(target, np.ndarray):
             return Wanted(entry=entry, dtype=np.dtype(dtype).newbyteorder("="))
+        sharding = self._sharding(entry.path, target)
+        problem = _misfit(sharding, shape)
+        if problem:
+            return problem
         return Wanted(
             entry=entry,
             dtype=np.dtype(dtype),
-            sharding=self._sharding(entry.path, target),
+            sharding=sharding,
             weak_type=bool(getattr(target, "weak_type", False)),
         )
 
@@ -204,6 +208,17 @@ class Resolver:
         if entry.container is Container.KEY or drops or (exact and inexact):
             return f"dtype: a cast from {entry.dtype} to {dtype.name} would lose what it is"
         return None
+
+
+def _misfit(sharding: Any, shape: tuple[int, ...]) -> str | None:
+    """Why a sharding is none of an array of this shape."""
+    try:
+        sharding.addressable_devices_indices_map(shape)
+    except ValueError:
+        spec, mesh = getattr(sharding, "spec", sharding), getattr(sharding, "mesh", None)
+        on = f" on {dict(mesh.shape)}" if mesh is not None else ""
+        return f"sharding: {spec}{on} does not fit its shape {list(shape)}"
+    return None
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -113,7 +113,12 @@ def read_tree(tree: Any) -> tuple[list[TreeLeaf], dict[str, Any]]:
             kinds.append([own.kind, own.text])
         return {**_node_type(node), "keys": kinds, "children": children}
 
-    nodes = walk(tree, (), _Around())
+    try:
+        nodes = walk(tree, (), _Around())
+    except RecursionError as error:
+        raise CheckpointKeyError(["the tree"], "is nested too deeply, or contains itself") from (
+            error
+        )
     _check_paths(leaves)
     return leaves, nodes
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from autoshard.checkpoint._zarr import dtype_of
@@ -15,7 +16,14 @@ _INT64 = range(-(2**63), 2**63)
 
 def is_value(leaf: Any) -> bool:
     """Whether `encode_value` takes a leaf."""
-    return leaf is None or isinstance(leaf, bool | int | float | complex | str | bytes | np.generic)
+    if isinstance(leaf, np.generic):
+        # Neither texts and records nor long doubles, whose size depends on the machine.
+        dtype = leaf.dtype
+        return hasattr(ml_dtypes, dtype.name) or (
+            dtype.kind in "biufcmM" and dtype.char not in "gG"
+        )
+    # What inherits from these, such as an IntEnum, would come back as something else.
+    return leaf is None or type(leaf) in (bool, int, float, complex, str, bytes)
 
 
 def encode_value(leaf: Any) -> dict[str, Any]:

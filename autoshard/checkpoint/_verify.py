@@ -15,7 +15,7 @@ from autoshard.checkpoint._commit import COMMIT, FILES, read_commit, read_files
 from autoshard.checkpoint._manifest import LeafEntry
 from autoshard.checkpoint._source import NativeSource
 from autoshard.checkpoint._tiles import Grid, Shape
-from autoshard.errors import CorruptCheckpointError
+from autoshard.errors import CheckpointError, CorruptCheckpointError
 
 _CHUNK_BYTES = 4 << 20
 _THREADS = max(2, min(8, os.cpu_count() or 2))
@@ -108,6 +108,8 @@ def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) ->
             findings += _check_digests(source)
     except CorruptCheckpointError as error:
         findings += [_Finding("", text) for text in error.findings]
+    except CheckpointError as error:  # it was removed meanwhile
+        findings.append(_Finding("", error.problem))
     return Report(
         path=path,
         findings=tuple(f.text for f in findings),

@@ -1,4 +1,4 @@
-"""Writing tiles into files: in any order, by any thread, each file synced when it is whole."""
+"""Writing tiles into files: in any order, by any thread. Small files are synced together."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from autoshard.checkpoint._checksums import crc32c
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._tiles import Shape
 from autoshard.checkpoint._zarr import ArrayFormat
+
+_LARGE_BYTES = 8 << 20  # from here on, a file is synced while others are written
 
 
 class _OpenFile:
@@ -38,7 +40,7 @@ class TileWriter:
     Args:
         root: The directory that everything goes below; it is there.
         files: How files are changed.
-        finished: Told of every file of tiles that is whole and synced.
+        finished: Told of every file of tiles that is whole.
     """
 
     def __init__(self, root: Path, files: Files, finished: Finished | None = None) -> None:
@@ -48,6 +50,7 @@ class TileWriter:
             str, tuple[int, int]
         ] = {}  # path below root -> bytes, CRC-32C (see `file_crc`)
         self._files = files
+        self._unsynced: list[Path] = []
         self._open: dict[tuple[str, Shape], _OpenFile] = {}
         self._lock = threading.Lock()
 
@@ -55,9 +58,16 @@ class TileWriter:
         """Write a whole small file."""
         path = self.root / name
         self._files.make_directories(path.parent, self.root)
-        self._files.write_new(path, data)
+        self._files.write_new(path, data, sync=False)
         with self._lock:
             self.written[name] = (len(data), crc32c(data))
+            self._unsynced.append(path)
+
+    def sync(self) -> None:
+        """Wait until all that is whole is on the disk."""
+        with self._lock:
+            waiting, self._unsynced = self._unsynced, []
+        self._files.sync_all(waiting)
 
     def write(
         self, directory: str, layout: ArrayFormat, place: Shape, values: np.ndarray[Any, Any]
@@ -122,11 +132,15 @@ class TileWriter:
             index = layout.index(file)
             offset = layout.offset(len(found.values))
             self._files.write_at(found.descriptor, memoryview(index), offset, found.path)
-            self._files.sync(found.descriptor, found.path)
+            large = layout.file_bytes(file) >= _LARGE_BYTES
+            if large:
+                self._files.sync(found.descriptor, found.path)
         finally:
             os.close(found.descriptor)
         crc = layout.file_crc(found.trailers, index)
         with self._lock:
+            if not large:
+                self._unsynced.append(found.path)
             name = f"{directory}/{layout.file_name(file)}"
             self.written[name] = (layout.file_bytes(file), crc)
         if self._finished is not None:

@@ -73,6 +73,9 @@ from autoshard.errors._checkpoint import (
     CheckpointPeerError as CheckpointPeerError,
 )
 from autoshard.errors._checkpoint import (
+    CheckpointRemovalError as CheckpointRemovalError,
+)
+from autoshard.errors._checkpoint import (
     CheckpointVersionError as CheckpointVersionError,
 )
 from autoshard.errors._checkpoint import (

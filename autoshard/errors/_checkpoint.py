@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,11 +32,15 @@ class CheckpointExistsError(CheckpointError):
 
     Args:
         path: The place.
+        empty: Whether what is there is an empty directory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, empty: bool = False) -> None:
+        what = " (an empty directory)" if empty else ""
         super().__init__(
-            path, "is there already, and a checkpoint never overwrites anything", "save elsewhere"
+            path,
+            f"is there already{what}, and a checkpoint never overwrites anything",
+            f"rmdir {shlex.quote(str(path))}, or save elsewhere" if empty else "save elsewhere",
         )
 
 
@@ -187,6 +192,26 @@ class CheckpointPeerError(CheckpointWriteError):
         )
 
 
+class CheckpointRemovalError(CheckpointError):
+    """A checkpoint, or what an interrupted save left, that could not be removed in full.
+
+    Args:
+        path: What was to be removed.
+        reason: Why it could not.
+    """
+
+    exit_code = ExitCode.INCOMPLETE
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            path,
+            f"could not be removed: {reason}; what is left of it is no checkpoint any more, or all "
+            "of it is there still",
+            "permit writing there, then autoshard ckpt prune DIRECTORY",
+        )
+
+
 class CheckpointMismatchError(CheckpointError):
     """A checkpoint and the tree it is to be loaded into disagree.
 
@@ -222,6 +247,8 @@ class CheckpointMismatchError(CheckpointError):
             return "load into the tree that was saved (autoshard ckpt show PATH)"
         if self.extra and not self.differing:
             return "partial=True loads only what the target has"
+        if all(how.startswith("sharding") for how in self.differing.values()):
+            return 'mesh="data=8" keeps the saved specs as far as they divide; or choose another'
         if any("dtype" in how for how in self.differing.values()):
             return 'cast={"params/*": "bfloat16"} converts on purpose (paths as above)'
         return "load into the tree that was saved (autoshard ckpt show PATH)"

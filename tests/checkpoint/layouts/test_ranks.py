@@ -139,13 +139,14 @@ def test_zero_fragments(write, ranks, kit, state, tmp_path):
 
 
 def test_zero_fragments_that_are_damaged(kit, state, tmp_path):
-    zero2(kit, tmp_path, state, 2)
-    file = tmp_path / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    (tmp_path / "ds").mkdir()
+    zero2(kit, tmp_path / "ds", state, 2)
+    file = tmp_path / "ds" / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
     data = bytearray(file.read_bytes())
     data[data.index(state["exp_avg"]["wte.weight"][-1].tobytes()) + 5] ^= 4
     file.write_bytes(data)
     with pytest.raises(ForeignFileError, match="checksum") as info:
-        convert(tmp_path, tmp_path / "out", from_layout="deepspeed")
+        convert(tmp_path / "ds", tmp_path / "out", from_layout="deepspeed")
     assert info.value.exit_code == 3
     assert not (tmp_path / "out").exists()
     assert not [f.name for f in tmp_path.iterdir() if "autoshard" in f.name]

@@ -1,5 +1,6 @@
 """A conversion, worked out before anything is read or written."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoshard.checkpoint._commit import absolute, require_free
 from autoshard.checkpoint._tensors import TensorSource
 from autoshard.checkpoint.layouts import _deepspeed, _formats, _presets
 from autoshard.checkpoint.layouts._apply import View, apply
@@ -23,7 +25,7 @@ from autoshard.checkpoint.layouts.convert._sources import (
     put_under,
     take_from,
 )
-from autoshard.errors import CheckpointExistsError, LayoutBindingError, LossyLayoutError, UsageError
+from autoshard.errors import ConversionError, LayoutBindingError, LossyLayoutError, UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class Conversion:
         dropped: Tensors that are left out → why.
         losses: What is lost beside them, one line each.
         config: The model's configuration.
+        stats: Names, sizes and times of the source's files, when they were opened.
         files: File names of a target that has one for each rank.
     """
 
@@ -52,6 +55,7 @@ class Conversion:
     dropped: Mapping[str, str]
     losses: Sequence[str]
     config: Mapping[str, Any]
+    stats: Sequence[Sequence[Any]]
     files: Sequence[str] = ()
 
     @property
@@ -63,7 +67,7 @@ class Conversion:
         """Tells this conversion from others to the same place."""
         told = {
             "source": str(self.request.source.resolve()),
-            "files": _stats(self.request.source),
+            "files": self.stats,
             "to": self.to_format,
             "layouts": [_described(layout) for layout in (self.from_layout, self.to_layout)],
             "casts": dict(self.request.casts),
@@ -73,6 +77,23 @@ class Conversion:
             ],
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+    def require_unchanged(self) -> None:
+        """Make sure that the source is what it was when it was opened.
+
+        Raises:
+            ConversionError: It is not: what was read may be of both.
+        """
+        now = _stats(self.request.source)
+        changed = [new[0] for new in now if new not in self.stats]
+        gone = [old[0] for old in self.stats if old[0] not in {new[0] for new in now}]
+        if changed or gone:
+            what = ", ".join(map(str, [*changed, *gone][:3]))
+            raise ConversionError(
+                self.request.source,
+                f"was changed while it was read ({what}); nothing was converted",
+                "the same command again, when nothing writes there any more",
+            )
 
     def summary(self) -> dict[str, Any]:
         """The conversion as plain data."""
@@ -99,8 +120,21 @@ def _stats(path: Path) -> list[list[Any]]:
     files = [path]
     if path.is_dir():
         files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-    stats = [(file, file.stat()) for file in sorted(files)]
-    return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+    rows: list[list[Any]] = []
+    for file in sorted(files):
+        with contextlib.suppress(FileNotFoundError):
+            stat = file.stat()
+            rows.append([str(file), stat.st_size, stat.st_mtime_ns])
+    return rows
+
+
+def _require_outside(source: Path, target: Path) -> None:
+    inside = Path(os.path.realpath(target.parent))
+    if source.is_dir() and inside.is_relative_to(os.path.realpath(source)):
+        raise UsageError(
+            f"{target} lies inside of its source {source}",
+            f"a place beside it, such as {source.resolve().with_name(target.name)}",
+        )
 
 
 def prepare(request: Request) -> Conversion:
@@ -113,9 +147,11 @@ def prepare(request: Request) -> Conversion:
         CheckpointError: Source and layouts do not fit; see `autoshard.errors`.
         UsageError: The request contradicts itself.
     """
-    if request.target.exists():
-        raise CheckpointExistsError(request.target)
+    target = absolute(request.target)
+    require_free(target)
+    stats = _stats(request.source)
     opened = _open(request)
+    _require_outside(request.source, target)
     source, config = opened.source, opened.config
     dropped: dict[str, str] = {}
     losses: list[str] = []
@@ -189,6 +225,7 @@ def prepare(request: Request) -> Conversion:
         dropped=dropped,
         losses=tuple(losses),
         config=config,
+        stats=stats,
         files=tuple(to_spec.files.values()) if to_spec else (),
     )
 

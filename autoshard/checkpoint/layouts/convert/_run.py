@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from autoshard.checkpoint._io import Files
+from autoshard.checkpoint._owner import CONVERSION
 from autoshard.checkpoint._tensors import Index, TensorInfo, index_shape
 from autoshard.checkpoint.layouts import _formats
 from autoshard.checkpoint.layouts._boxes import blocks, shifted
 from autoshard.checkpoint.layouts.convert._plan import Conversion, prepare
 from autoshard.checkpoint.layouts.convert._request import Request
-from autoshard.errors import CheckpointWriteError, ConversionError
+from autoshard.errors import CheckpointError, CheckpointWriteError, ConversionError
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are done and those there are."""
@@ -82,23 +83,22 @@ def run(conversion: Conversion, progress: Progress = lambda done, total: None) -
         max_shard_bytes=request.max_shard_bytes,
         files=tuple(conversion.files),
     )
-    create = _formats.FORMATS[conversion.to_format].create
-    if create is None:
-        raise ConversionError(
-            request.target,
-            f"cannot be written as {conversion.to_format}: that format is only read here",
-            "--to-format safetensors",
-        )
-    sink = create(request.target, options)
+    sink: Any = None
     try:
+        sink = _creator(conversion)(request.target, options)
         written, resumed = _fill(conversion, sink, progress)
+        conversion.require_unchanged()
         sink.commit()
     except KeyboardInterrupt:
-        sink.suspend()
+        if sink is not None:
+            sink.suspend()
         raise
-    except BaseException:
-        sink.abort()
+    except BaseException as error:
+        if sink is not None:
+            sink.abort()
         state.end()
+        if isinstance(error, CheckpointError):
+            conversion.require_unchanged()  # if it was changed, that is the better thing to say
         raise
     state.end()
     conversion.result.close()
@@ -108,6 +108,17 @@ def run(conversion: Conversion, progress: Progress = lambda done, total: None) -
         bytes_resumed=resumed,
         time_s=time.monotonic() - started,
     )
+
+
+def _creator(conversion: Conversion) -> Callable[[Path, Any], Any]:
+    create = _formats.FORMATS[conversion.to_format].create
+    if create is None:
+        raise ConversionError(
+            conversion.request.target,
+            f"cannot be written as {conversion.to_format}: that format is only read here",
+            "--to-format safetensors",
+        )
+    return create
 
 
 def _block_bytes(request: Request) -> int:
@@ -121,7 +132,7 @@ class _State:
 
     def __init__(self, target: Path) -> None:
         self._target = Path(os.path.abspath(target))
-        self._path = self._target.with_name(f".{self._target.name}.autoshard-convert.json")
+        self._path = self._target.with_name(f".{self._target.name}{CONVERSION}")
         self._files = Files()
 
     def begin(self, conversion: Conversion, block_bytes: int) -> int:
@@ -147,8 +158,10 @@ class _State:
             "format": conversion.to_format,
         }
         try:
+            self._files.make_parents(self._path)
             self._files.replace(self._path, json.dumps(entry).encode())
         except OSError as error:
+            self.end()
             reason = error.strerror or str(error)
             raise CheckpointWriteError(self._target, reason) from error
         return block_bytes
@@ -161,8 +174,10 @@ class _State:
     def _read(self) -> dict[str, Any] | None:
         try:
             return json.loads(self._path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise CheckpointWriteError(self._target, error.strerror or str(error)) from error
         except ValueError as error:
             raise ConversionError(self._path, f"is damaged: {error}", "--restart") from error
 

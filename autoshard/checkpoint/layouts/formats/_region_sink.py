@@ -15,11 +15,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
+from autoshard.checkpoint._commit import absolute, require_free
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._tensors import Index, TensorInfo, index_shape
 from autoshard.checkpoint.layouts._boxes import blocks
@@ -65,9 +65,8 @@ class RegionSink(ABC):
     def __init__(
         self, path: str | os.PathLike[str], *, journal: bool = False, block_bytes: int = 8 << 20
     ) -> None:
-        self.path = Path(os.path.abspath(path))
-        if self.path.exists():
-            raise CheckpointExistsError(self.path)
+        self.path = absolute(path)
+        require_free(self.path)
         self.staging = self.path.with_name(f".{self.path.name}.autoshard-convert")
         self._files = Files()
         self._block_bytes = block_bytes
@@ -85,6 +84,7 @@ class RegionSink(ABC):
         with self._writing():
             if not journal:
                 self._files.remove_tree(self.staging)
+            self._files.make_parents(self.path)
             self._files.make_directory(self.staging, exist_ok=True)
             self._journal = self._open_journal()
 
@@ -197,12 +197,7 @@ class RegionSink(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.abort()
 
     def _publish(self) -> None:
@@ -211,11 +206,11 @@ class RegionSink(ABC):
             (plan,) = self._plans
             # A link, for renaming would replace what another program has put there meanwhile.
             self._files.link(self.staging / plan.name, self.path)
-            self._files.sync_directory(self.path.parent)
+            self._files.sync_path(self.path.parent)
             self._files.remove_tree_quietly(self.staging)
             return
         self._files.remove_file(journal)
-        self._files.sync_directory(self.staging)
+        self._files.sync_path(self.staging)
         self._files.rename_directory(self.staging, self.path)
 
     def _prepare(self) -> None:
