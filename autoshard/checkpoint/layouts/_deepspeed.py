@@ -95,7 +95,9 @@ def open_deepspeed(path: Path, options: _formats.OpenOptions) -> tuple[TensorSou
     chosen = [(model or of_ranks)[0], *(optimizer[dp] for dp in sorted(optimizer))]
     options = _formats.OpenOptions(opaque=(*options.opaque, *_OPAQUE), verify=options.verify)
     torch = _formats.by_name("torch")
-    source = _StepSource(DirectorySource(path, chosen, lambda file: torch.open(file, options)))
+    source = _StepSource(
+        DirectorySource(path, {n: n for n in chosen}, lambda file: torch.open(file, options))
+    )
     return source, _layout(path, source, chosen[0], [optimizer[dp] for dp in sorted(optimizer)])
 
 
@@ -223,10 +225,12 @@ class _Writer:
         for state, names in states.items():
             widths = [self._widths(name)[0] for name in names]
             joined = [{"fuse": {"dim": 0, "widths": widths}}] if len(names) > 1 else []
-            strip = {"dim": 0, "size": sum(parts), "padded": sum(widths)}
+            # DeepSpeed never writes to this padding: it is whatever the memory held.
+            unchecked = {"dim": 0, "check": "none"}
+            strip = {**unchecked, "size": sum(parts), "padded": sum(widths)}
             shapes = [
                 [
-                    {"strip": {"dim": 0, "size": math.prod(shape), "padded": part * ranks}},
+                    {"strip": {**unchecked, "size": math.prod(shape), "padded": part * ranks}},
                     {"unflatten": {"dim": 0, "sizes": list(shape)}},
                 ]
                 for (_, shape), part in zip(params, parts, strict=True)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -187,6 +187,26 @@ def by_name(name: str) -> Format:
     return FORMATS[name]
 
 
+def named_alone(spec: Spec, names: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Names of tensors for files that leave out an axis of one rank, as `Spec.alone` says.
+
+    Args:
+        spec: The layout.
+        names: All names of tensors, each beginning with its file.
+
+    Returns:
+        New name → its own, and the patterns of files that go with them.
+    """
+    names, files = list(names), tuple(spec.files.values())
+    for axis, text in spec.alone.items():
+        whole = pattern(f"{files[0]}/{{_name:*}}")
+        found = {name: keys for name in names if (keys := whole.match(name)) is not None}
+        if len(found) == len(names) and {keys[axis] for keys in found.values()} == {0}:
+            short = pattern(f"{text}/{{_name:*}}")
+            return {short.write(keys): name for name, keys in found.items()}, (text,)
+    return {name: name for name in names}, files
+
+
 def open_files(path: Path, spec: Spec, options: OpenOptions) -> TensorSource:
     """Opens the files of a layout that spreads tensors over many.
 
@@ -204,7 +224,11 @@ def open_files(path: Path, spec: Spec, options: OpenOptions) -> TensorSource:
         for folder, _, names in os.walk(path)
         for name in names
     )
-    chosen = [file for file in present if any(p.match(file) for p in patterns)]
+    chosen = {file: file for file in present if any(p.match(file) for p in patterns)}
+    for axis, text in {} if chosen else spec.alone.items():
+        short = pattern(text)
+        found = {file: keys for file in present if (keys := short.match(file)) is not None}
+        chosen |= {patterns[0].write({**keys, axis: 0}): file for file, keys in found.items()}
     if not chosen:
         wanted = ", ".join(spec.files.values())
         raise ForeignFileError(

@@ -34,6 +34,7 @@ class Spec:
         about: One line on what it is.
         format: File format of the foreign side, such as "safetensors", or "".
         files: Patterns of file names by name; one file or index where it is empty.
+        alone: Axis → the pattern of file names where it has one rank, and they leave it out.
         opaque: Globals that pickles may name, whose objects are left out.
         axes: Axis → its size, as an expression.
         bindings: Quantities and where to find them.
@@ -46,6 +47,7 @@ class Spec:
     about: str
     format: str
     files: Mapping[str, str]
+    alone: Mapping[str, str]
     opaque: tuple[str, ...]
     axes: Mapping[str, Any]
     bindings: Mapping[str, Any]
@@ -103,6 +105,7 @@ def _spec(node: _yaml.Node, name: str) -> Spec:
         about=str(top.get("about", "")),
         format=str(inner.get("format", "")),
         files={"": files} if isinstance(files, str) else files,
+        alone=inner.get("alone", {}),
         opaque=tuple(inner.get("opaque", ())),
         axes=_mapping(top, "axes"),
         bindings=bindings,

@@ -75,6 +75,10 @@ class Size(tuple):
     """Stands for a `torch.Size`."""
 
 
+class Marked(np.ndarray):
+    """An array that stands for a tensor with Python attributes, as DeepSpeed has them."""
+
+
 class TorchPickler(pickle._Pickler):
     """Writes the pickles that `torch.save` writes, for arrays and without torch."""
 
@@ -97,6 +101,19 @@ class TorchPickler(pickle._Pickler):
 
     def save_array(self, array):
         self.name("torch._utils", "_rebuild_tensor_v2")
+        self.save_arguments(array)
+        self.write(pickle.REDUCE)
+
+    def save_marked(self, array):
+        self.name("torch._tensor", "_rebuild_from_type_v2")
+        self.write(pickle.MARK)
+        self.name("torch._utils", "_rebuild_tensor_v2")
+        self.name("torch", "Tensor")
+        self.save_arguments(array)
+        self.save({"ds_id": "0_2"})
+        self.write(pickle.TUPLE + pickle.REDUCE)
+
+    def save_arguments(self, array):
         strides = tuple(s // array.itemsize for s in array.strides)
         self.write(pickle.MARK + pickle.MARK)
         self.save("storage")
@@ -107,7 +124,7 @@ class TorchPickler(pickle._Pickler):
         for item in (0, array.shape, strides, False):
             self.save(item)
         self.name("collections", "OrderedDict")
-        self.write(pickle.EMPTY_TUPLE + pickle.REDUCE + pickle.TUPLE + pickle.REDUCE)
+        self.write(pickle.EMPTY_TUPLE + pickle.REDUCE + pickle.TUPLE)
         self.arrays.append(array)
 
     def save_size(self, size):
@@ -116,6 +133,7 @@ class TorchPickler(pickle._Pickler):
         self.write(pickle.TUPLE1 + pickle.REDUCE)
 
     dispatch[np.ndarray] = save_array
+    dispatch[Marked] = save_marked
     dispatch[Size] = save_size
 
 
@@ -144,6 +162,7 @@ def kit():
         importing=importing,
         torch_save=torch_save,
         Size=Size,
+        Marked=Marked,
     )
 
 

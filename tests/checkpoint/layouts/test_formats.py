@@ -201,6 +201,15 @@ def test_pickles_that_hold_more_than_tensors(content, names, tmp_path):
     assert info.value.exit_code == 3
 
 
+@pytest.mark.parametrize("kind", ["ctorch\nTensor\n", "ccollections\nOrderedDict\n"])
+def test_tensors_with_attributes_are_made_of_tensors(kind, tmp_path):
+    """What rebuilds them may be nothing but a tensor's own function."""
+    made = f"ctorch._tensor\n_rebuild_from_type_v2\n(ccollections\nOrderedDict\n{kind})}}tR."
+    torch_file(tmp_path / "x.pt", b"\x80\x02" + made.encode())
+    with pytest.raises(ForeignFileError, match="which is no tensor of torch"):
+        formats.open_torch(tmp_path / "x.pt")
+
+
 def test_objects_that_a_layout_leaves_out(tmp_path):
     torch_file(tmp_path / "x.pt", pickle.dumps({"a": 1, "scaler": Attack()}, 2))
     source = formats.open_torch(tmp_path / "x.pt", opaque=["__builtin__.exec"])

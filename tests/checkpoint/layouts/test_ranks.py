@@ -92,7 +92,10 @@ def zero2(kit, folder, state, ranks):
 
 
 def zero3(kit, folder, state, ranks):
-    """Each parameter padded to the ranks and cut; a rank's parts lie one after another."""
+    """Each parameter padded to the ranks and cut; a rank's parts lie one after another.
+
+    DeepSpeed leaves in the padding what the memory held, and sets attributes on the flat tensors.
+    """
     model_states(kit, folder, state, stage=3)
     for rank in range(ranks):
         groups = [[name for group in SHAPES for name in group][:4]]  # two sub-groups
@@ -104,7 +107,7 @@ def zero3(kit, folder, state, ranks):
                 for name in names:
                     value = state[kind][name].reshape(-1)
                     size = -(-value.size // ranks)
-                    padded = np.zeros(size * ranks, np.float32)
+                    padded = np.full(size * ranks, 7, np.float32)
                     padded[: value.size] = value
                     parts.append(padded[rank * size : (rank + 1) * size])
                 found[kind].append(np.concatenate(parts))
@@ -115,7 +118,7 @@ def zero3(kit, folder, state, ranks):
         content = {
             "optimizer_state_dict": {
                 "zero_stage": 3,
-                "fp32_flat_groups": found["fp32"],
+                "fp32_flat_groups": [flat.view(kit.Marked) for flat in found["fp32"]],
                 "optimizer_state_dict": {"state": adam, "param_groups": []},
             }
         }
@@ -224,7 +227,8 @@ def megatron_llama(kit, folder, tree, *, tp, pp, layers, heads, kv_heads, vocab_
                 content[f"{name}.mlp.linear_fc2.weight"] = fc2
                 content[f"{name}.input_layernorm.weight"] = get("input_norm/scale")
                 content[f"{name}.pre_mlp_layernorm.weight"] = get("post_attention_norm/scale")
-            file = folder / f"mp_rank_{t:02d}_{p:03d}" / "model_optim_rng.pt"
+            rank = f"mp_rank_{t:02d}" if pp == 1 else f"mp_rank_{t:02d}_{p:03d}"
+            file = folder / rank / "model_optim_rng.pt"
             kit.torch_save(file, {"model": content, "iteration": 5, "checkpoint_version": 3.0})
 
 
@@ -268,7 +272,7 @@ def test_replicas_of_ranks_that_differ(kit, llama, tmp_path):
     llama["norm/scale"] = llama["norm/scale"] + np.float32(1e-3)
     other = tmp_path / "other"
     megatron_llama(kit, other, llama, tp=2, pp=1, vocab_rows=256, **SIZES)
-    file = "mp_rank_01_000/model_optim_rng.pt"
+    file = "mp_rank_01/model_optim_rng.pt"
     (other / file).replace(tmp_path / "in" / file)
     with pytest.raises(LayoutDataError, match="copies of each other, but differ at") as info:
         convert(tmp_path / "in", tmp_path / "out", from_layout="megatron_llama", given=GIVEN)

@@ -210,6 +210,10 @@ def prepare(request: Request) -> Conversion:
             f"no layout here has {', '.join(sorted(unknown))}",
             f"--set knows {', '.join(sorted(used)) or 'nothing without a layout'}",
         )
+    files: tuple[str, ...] = ()
+    if to_spec is not None:
+        names, files = _formats.named_alone(to_spec, result.tensors())
+        result = Moved(result, names) if to_spec.alone else result
     to_format = _to_format(request, to_spec)
     if request.mesh is not None and to_format != "native":
         raise UsageError(
@@ -226,7 +230,7 @@ def prepare(request: Request) -> Conversion:
         losses=tuple(losses),
         config=config,
         stats=stats,
-        files=tuple(to_spec.files.values()) if to_spec else (),
+        files=files,
     )
 
 

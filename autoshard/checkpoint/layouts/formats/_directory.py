@@ -1,6 +1,6 @@
 """Many files as one checkpoint: tensors are named by their file's path and their name in it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ class DirectorySource:
 
     Args:
         root: The directory.
-        files: Paths below it.
+        files: How a file is called in the names of tensors → its path below the directory.
         open_file: Opens one.
     """
 
     def __init__(
-        self, root: Path, files: Sequence[str], open_file: Callable[[Path], TensorSource]
+        self, root: Path, files: Mapping[str, str], open_file: Callable[[Path], TensorSource]
     ) -> None:
-        self._sources = {file: open_file(root / file) for file in files}
+        self._sources = {name: open_file(root / path) for name, path in files.items()}
         self._places = {
             f"{file}/{name}": (file, name)
             for file, source in self._sources.items()

@@ -265,6 +265,16 @@ def _tensor_v3(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -
     return _tensor(storage, offset, shape, stride, dtype=DTYPES[rest[2].name])
 
 
+def _with_attributes(function: Any, kind: Any, arguments: Any, attributes: Any) -> TorchTensor:
+    """A tensor that Python attributes were set on, as DeepSpeed does; they are left out."""
+    del attributes
+    rebuilds = isinstance(function, Global) and str(function).startswith("torch._utils._rebuild_")
+    if not rebuilds or not isinstance(kind, Global) or str(kind) not in _TENSOR_KINDS:
+        raise TypeError(f"{function} for {kind}, which is no tensor of torch")
+    return _CALLS[str(function)](*arguments)
+
+
+_TENSOR_KINDS = frozenset({"torch.Tensor", "torch.nn.parameter.Parameter"})
 _CALLS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         "collections.OrderedDict": lambda items=(): dict(items),
@@ -274,6 +284,7 @@ _CALLS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "torch._utils._rebuild_tensor_v3": _tensor_v3,
         "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
         "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+        "torch._tensor._rebuild_from_type_v2": _with_attributes,
         "torch.Size": lambda items=(): Size(items),
         "torch.device": lambda *parts: ":".join(map(str, parts)),
         "argparse.Namespace": lambda: _Namespace(),
@@ -284,7 +295,9 @@ _CALLS: Mapping[str, Callable[..., Any]] = MappingProxyType(
 
 
 def _is_name(found: Global) -> bool:
-    """Names that are data: storages, element types, and what default dicts are made with."""
+    """Names that are data: storages, types of elements and tensors, and those of default dicts."""
+    if str(found) in _TENSOR_KINDS:
+        return True
     if found.module in ("torch", "torch.storage") and found.name in (*STORAGES, "TypedStorage"):
         return True
     return (found.module == "torch" and found.name in DTYPES) or (
