@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from autoshard.cli._ckpt_look import byte_progress
 from autoshard.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -305,31 +306,15 @@ def _print_summary(conversion: "Conversion") -> None:
 
 
 def _with_progress(conversion: "Conversion") -> "Outcome":
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
     from autoshard.checkpoint.layouts.convert import run
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return run(conversion)
-    columns = (
-        TextColumn("converting"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("convert", total=conversion.nbytes)
-        return run(
-            conversion,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    seen = 0
+    with byte_progress("converting", conversion.nbytes) as advance:
+
+        def told(done: int, total: int) -> None:
+            nonlocal seen
+            del total
+            advance(done - seen)
+            seen = done
+
+        return run(conversion, told)

@@ -26,43 +26,68 @@ _RESERVED = re.compile(
 _MOST_NAME_BYTES = 255
 
 
-def check_names(leaves: Sequence[LeafEntry]) -> None:
-    """Refuse trees whose leaves would share a place on disk, before anything is written.
+class Names:
+    """The names that leaves are stored under: no two share a place on disk.
 
     Orbax joins keys by dots, so ``{"a.b": x, "a": {"b": y}}`` would put two leaves into one place.
+    """
+
+    def __init__(self) -> None:
+        self._paths: dict[str, str] = {}  # name -> path of its leaf
+        self._folders: dict[str, str] = {}  # what is above a name -> path of a leaf inside
+
+    def add(self, leaf: LeafEntry) -> None:
+        """Take one more.
+
+        Raises:
+            CheckpointKeyError: Two leaves share a name, or a name is no path of a file.
+        """
+        name = leaf.name
+        if not leaf.keys:
+            raise CheckpointKeyError([name], "the tree is a single leaf without a name")
+        if name in self._paths:
+            raise CheckpointKeyError(
+                [self._paths[name], leaf.path], f"both would be stored under the name {name!r}"
+            )
+        problem = _no_file(name, leaf.path)
+        if problem:
+            shown = leaf.path if is_unicode(leaf.path) else ascii(leaf.path)
+            raise CheckpointKeyError([shown], problem)
+        self._paths[name] = leaf.path
+        parts = name.split("/")
+        folders = ["/".join(parts[:length]) for length in range(1, len(parts))]
+        outer = next((self._paths[folder] for folder in folders if folder in self._paths), None)
+        for one, other in ((outer, leaf.path), (leaf.path, self._folders.get(name))):
+            if one is not None and other is not None:
+                raise CheckpointKeyError([one, other], "one would be stored inside the other")
+        self._folders.update(dict.fromkeys(folders, leaf.path))
+
+
+def _no_file(name: str, path: str) -> str | None:
+    """Why a name is no path of a file in every reader; None where it is one."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        return f"{name!r} is no name that a file could have"
+    if "\\" in name:
+        return "orbax takes a backslash in a key for a slash"
+    if not is_unicode(path):
+        return "is no valid Unicode"
+    if any(len(part.encode()) > _MOST_NAME_BYTES for part in parts):
+        return "its name is longer than 255 bytes"
+    if _RESERVED.fullmatch(parts[0]):
+        return f"{parts[0]!r} is a name of orbax's own files"
+    return None
+
+
+def check_names(leaves: Iterable[LeafEntry]) -> None:
+    """Refuse trees whose leaves would share a place on disk, before anything is written.
 
     Raises:
         CheckpointKeyError: Two leaves share a name, or a name is no path of a file.
     """
-    names: dict[str, str] = {}
+    names = Names()
     for leaf in leaves:
-        name = leaf.name
-        if not leaf.keys:
-            raise CheckpointKeyError([name], "the tree is a single leaf without a name")
-        if name in names:
-            raise CheckpointKeyError(
-                [names[name], leaf.path], f"both would be stored under the name {name!r}"
-            )
-        names[name] = leaf.path
-        parts = name.split("/")
-        if any(part in ("", ".", "..") or "\0" in part for part in parts):
-            raise CheckpointKeyError([leaf.path], f"{name!r} is no name that a file could have")
-        if "\\" in name:
-            raise CheckpointKeyError([leaf.path], "orbax takes a backslash in a key for a slash")
-        if not is_unicode(leaf.path):
-            raise CheckpointKeyError([repr(leaf.path)], "is no valid Unicode")
-        if any(len(part.encode()) > _MOST_NAME_BYTES for part in parts):
-            raise CheckpointKeyError([leaf.path], "its name is longer than 255 bytes")
-        if _RESERVED.fullmatch(parts[0]):
-            raise CheckpointKeyError([leaf.path], f"{parts[0]!r} is a name of orbax's own files")
-    for name, path in names.items():
-        parts = name.split("/")
-        for length in range(1, len(parts)):
-            above = "/".join(parts[:length])
-            if above in names:
-                raise CheckpointKeyError(
-                    [names[above], path], "one would be stored inside the other"
-                )
+        names.add(leaf)
 
 
 def is_unicode(text: str) -> bool:

@@ -19,7 +19,7 @@ from autoshard.checkpoint._commit import PLAN, absolute, open_staging, require_f
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._journal import Journal
 from autoshard.checkpoint._manifest import Container, LeafEntry, Manifest, Storage
-from autoshard.checkpoint._orbax import check_names
+from autoshard.checkpoint._orbax import Names, check_names
 from autoshard.checkpoint._owner import JOURNAL, new_token
 from autoshard.checkpoint._save import finish_checkpoint, writer_versions
 from autoshard.checkpoint._tensors import Index, TensorInfo, split_path
@@ -56,6 +56,7 @@ class NativeSink:
     def __init__(self, path: str | os.PathLike[str], *, journal: bool = False) -> None:
         self.path = absolute(path)
         self._files = Files()
+        self._names = Names()
         self._leaves: dict[str, LeafEntry] = {}
         self._crcs: dict[str, dict[int, int]] = {}
         self._partial: dict[tuple[str, Shape], tuple[Array, int]] = {}
@@ -90,7 +91,7 @@ class NativeSink:
             CheckpointLeafError: Its dtype cannot be stored.
         """
         entry = _entry(name, info)
-        check_names([*self._leaves.values(), entry])
+        self._names.add(entry)
         self._leaves[name] = entry
         if not entry.has_files:
             return entry.shape
