@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.core import Tracer
+from jax.sharding import PartitionSpec
 
 from autoshard._compat import trace_context
 from autoshard.errors import OptionError, StaticArgumentError
@@ -75,6 +76,11 @@ class Call:
     def kwargs(self) -> dict[str, Any]:
         """Its keyword arguments."""
         return self.given.kwargs
+
+    @property
+    def hints(self) -> dict[str, PartitionSpec]:
+        """What annotations of the arguments say about their sharding, by path."""
+        return {}
 
     @property
     def structs(self) -> list[jax.ShapeDtypeStruct]:

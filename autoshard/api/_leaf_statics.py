@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -65,7 +65,7 @@ def with_statics(tree: Any) -> Any:
     )
 
 
-class _ModelCall(Call):
+class ModelCall(Call):
     """A call some of whose leaves are static."""
 
     __slots__ = ()
@@ -86,10 +86,12 @@ class LeafStatics(Calls):
     argument has its own program, as it has its own computation without one.
     """
 
+    call_type: ClassVar[type[ModelCall]] = ModelCall
+
     def make(self, given: Arguments) -> Call:
         """Make a call of its arguments."""
         leaves, tree = self.flatten((given.args, given.kwargs))
-        return _ModelCall(given, leaves=leaves, tree=tree)
+        return self.call_type(given, leaves=leaves, tree=tree)
 
     def flatten(self, tree: Any) -> tuple[list[Any], Any]:
         """Arrays of a tree of arguments, and its structure with the rest."""

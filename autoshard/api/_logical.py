@@ -69,6 +69,20 @@ def logical_pins(tree: Any, rules: Rules | None = None) -> dict[str, PartitionSp
     return found
 
 
+def annotations(variables: Mapping[str, nnx.Variable[Any]]) -> dict[str, PartitionSpec]:
+    """The specs that NNX variables are annotated with; an annotation that says nothing is left out.
+
+    Args:
+        variables: The variables, by path.
+    """
+    found: dict[str, PartitionSpec] = {}
+    for path, variable in variables.items():
+        names, own = _names(variable)
+        if names is not None and any(names):
+            found[path] = _spec(path, names, own, logical=False)
+    return found
+
+
 def _pairs(rules: Rules | None) -> tuple[tuple[str, Any], ...]:
     """Rules in the order in which they apply."""
     pairs = list(rules.items()) if isinstance(rules, Mapping) else list(rules or ())

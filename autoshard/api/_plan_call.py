@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+from jax.sharding import PartitionSpec
 
 from autoshard.api._calls import Call
 from autoshard.api._planning import planning
@@ -73,7 +74,7 @@ def plan_call(
         program = trace_call(function, call, mesh, keep_custom=keep_custom)
     shape = MeshShape(tuple(mesh.shape), tuple(mesh.shape.values()))
     fixed = _fitting_specs(program, _fixed_specs(earlier))
-    plan = _find_plan(program, shape, options, fixed, hardware)
+    plan = _find_plan(program, shape, options, fixed, call.hints, hardware)
     return program, replace(plan, notes=(*plan.notes, *notes))
 
 
@@ -82,6 +83,7 @@ def _find_plan(
     mesh: MeshShape,
     options: PlanOptions,
     fixed: Mapping[str, Spec],
+    hints: Mapping[str, PartitionSpec],
     hardware: str,
 ) -> Plan:
     """The plan that the user gave, one that was kept, or a new one."""
@@ -99,6 +101,7 @@ def _find_plan(
             options.strategy,
             pins=options.pins,
             fixed=fixed,
+            hints=hints,
             reduce_dtype=options.reduce_dtype,
         ),
         hardware=hardware,
@@ -107,6 +110,7 @@ def _find_plan(
             "reduce_dtype": options.reduce_dtype,
             "pins": {path: str(spec) for path, spec in sorted(options.pins.items())},
             "fixed": {path: str(spec) for path, spec in sorted(fixed.items())},
+            "hints": {path: str(spec) for path, spec in sorted(hints.items())},
         },
     )
 

@@ -114,6 +114,9 @@ from autoshard.errors._data import (
 from autoshard.errors._data import (
     SequenceError as SequenceError,
 )
+from autoshard.errors._data import (
+    UncutDataError as UncutDataError,
+)
 from autoshard.errors._layouts import (
     ConversionError as ConversionError,
 )

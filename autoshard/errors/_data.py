@@ -20,8 +20,35 @@ class DataError(AutoshardError):
         super().__init__(f"{subject}: {problem}.\nMend it: {hint}")
 
 
-class BatchError(AutoshardError):
-    """Data that cannot be cut over the devices of its axes.
+class UncutDataError(AutoshardError):
+    """Data that cannot be cut over the devices of some axes.
+
+    Args:
+        leaves: Path → shape of the data arguments.
+        axes: The axes.
+        size: Number of devices along them.
+        problem: What cannot be cut.
+        hint: One line that mends it.
+    """
+
+    def __init__(
+        self,
+        leaves: Mapping[str, tuple[int, ...]],
+        axes: str,
+        size: int,
+        *,
+        problem: str,
+        hint: str,
+    ) -> None:
+        self.leaves = dict(leaves)
+        self.axes = axes
+        self.size = size
+        shown = ", ".join(f"{p} {list(s)}" for p, s in list(leaves.items())[:4]) or "none"
+        super().__init__(f"{problem} {axes} = {size}; data: {shown}.\nMend it: {hint}")
+
+
+class BatchError(UncutDataError):
+    """Data whose leading dimension cannot be cut over the devices of its axes.
 
     Args:
         leaves: Path → shape of the data arguments.
@@ -30,23 +57,18 @@ class BatchError(AutoshardError):
     """
 
     def __init__(self, leaves: Mapping[str, tuple[int, ...]], axes: str, size: int) -> None:
-        self.leaves = dict(leaves)
-        self.axes = axes
-        self.size = size
-        shown = ", ".join(f"{p} {list(s)}" for p, s in list(leaves.items())[:4])
-        if leaves:
-            problem = f"no data argument has a leading dimension divisible by {axes} = {size}"
-        else:
-            problem = f"the function takes no data that could be cut over {axes} = {size}"
-            shown = "none"
+        problem = "no data argument has a leading dimension divisible by"
         super().__init__(
-            f"{problem}; data: {shown}.\n"
-            f"Mend it: make the global batch a multiple of {size}, use a smaller mesh, or put the "
-            'strategy on fewer axes, as in strategy="dp@data"'
+            leaves,
+            axes,
+            size,
+            problem=problem if leaves else "the function takes no data that could be cut over",
+            hint=f"make the global batch a multiple of {size}, use a smaller mesh, or put the "
+            'strategy on fewer axes, as in strategy="dp@data"',
         )
 
 
-class SequenceError(AutoshardError):
+class SequenceError(UncutDataError):
     """Data without a dimension after the batch that can be cut over the devices of its axes.
 
     Args:
@@ -56,15 +78,13 @@ class SequenceError(AutoshardError):
     """
 
     def __init__(self, leaves: Mapping[str, tuple[int, ...]], axes: str, size: int) -> None:
-        self.leaves = dict(leaves)
-        self.axes = axes
-        self.size = size
-        shown = ", ".join(f"{p} {list(s)}" for p, s in list(leaves.items())[:4]) or "none"
         super().__init__(
-            f"no data argument has a dimension after the batch that is divisible by {axes} = "
-            f"{size}; data: {shown}.\n"
-            f"Mend it: make the sequence length a multiple of {size}, or put the strategy on a "
-            'smaller axis, as in strategy="dp+sequence@model"'
+            leaves,
+            axes,
+            size,
+            problem="no data argument has a dimension after the batch that is divisible by",
+            hint=f"make the sequence length a multiple of {size}, or put the strategy on a "
+            'smaller axis, as in strategy="dp+sequence@model"',
         )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jax.sharding import PartitionSpec
+
 from autoshard.plan import MeshShape, Plan, Spec, find_roles, make_plan
 from autoshard.recipes._context import Context
 from autoshard.recipes._data_parallel import data_parallel, replicate
@@ -25,6 +27,7 @@ from autoshard.recipes.pins import (
     read_pins,
     spread_pins,
     user_constraints,
+    with_hints,
 )
 from autoshard.recipes.propagate._recipe import by_propagation
 from autoshard.rules import RuledProgram, with_rules
@@ -69,6 +72,7 @@ def plan_by_recipe(
     *,
     pins: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Spec] | None = None,
+    hints: Mapping[str, PartitionSpec] | None = None,
     reduce_dtype: str | None = None,
 ) -> Plan:
     """Plan a program with a strategy.
@@ -80,6 +84,8 @@ def plan_by_recipe(
         pins: Specs of arguments and results, which hold whatever the strategy says: path or
             pattern → `jax.sharding.PartitionSpec`. Constraints in the program hold as well.
         fixed: Specs of arguments by path that are shared with another function.
+        hints: What a model's annotations say, by path of the argument: followed where the mesh
+            has the axes and they divide, unless a pin says otherwise.
         reduce_dtype: The type in which gradients are combined, or None: the widest one of the
             parameters.
 
@@ -100,10 +106,11 @@ def plan_by_recipe(
     flow = Flow(ruled, mesh)
     held = user_constraints(ruled.program, mesh)
     held |= read_pins(ruled.program, mesh, roles, pins or {}, fixed or {})
+    held, notes = with_hints(ruled.program, mesh, roles, held, hints or {})
     hold_pins(flow, context, held)
     pinned = pinned_axes(held.values())
     named = {axis for term in terms for axis in term.axes}
-    notes = _unknown(ruled) + _unused(mesh, {*named, *pinned})
+    notes += _unknown(ruled) + _unused(mesh, {*named, *pinned})
     # An axis that no term takes is the pins' own: storage is cut around it, as around `tensor`.
     spread_pins(flow, [axis for axis in pinned if axis not in named])
     for term in sorted(terms, key=lambda t: RECIPES[t.name].order):

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from autoshard.api._calls import Arguments, Call
-from autoshard.api._leaf_statics import LeafStatics, arrays_only, with_statics
+from autoshard.api._calls import Call
+from autoshard.api._leaf_statics import LeafStatics, ModelCall, with_statics
 from autoshard.tracing import path_text
 
 
@@ -41,32 +41,11 @@ class _Outcome:
     leaves: list[tuple[bool, int]] = field(default_factory=list)
 
 
-class ApplyReader(LeafStatics):
-    """Reads calls of a function whose first argument are a model's variables."""
-
-    def make(self, given: Arguments) -> Call:
-        """Make a call of its arguments."""
-        leaves, tree = self.flatten((given.args, given.kwargs))
-        return _ApplyCall(given, leaves=leaves, tree=tree)
-
-    def bind(self, function: Callable[..., Any], call: Call) -> Callable[..., Any]:
-        """The pure function of a call's arrays, which gives all variables back."""
-        return _PureApply(function)
-
-
-class _ApplyCall(Call):
+class _ApplyCall(ModelCall):
     """A call whose variables come back: changed ones as results, the others as they were."""
 
     forwards = True
     __slots__ = ()
-
-    @property
-    def args(self) -> tuple[Any, ...]:
-        return arrays_only(self.given.args)
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        return arrays_only(self.given.kwargs)
 
     def finish(self, entry: Any, placed: Sequence[Any], results: Sequence[Any]) -> Any:
         """The result and the mutated collections."""
@@ -78,6 +57,16 @@ class _ApplyCall(Call):
         state = jax.tree.leaves(parts["state"])
         leaves = [state[k] if old else parts["new"][k] for old, k in outcome.leaves]
         return Applied(parts["out"], jax.tree.unflatten(outcome.tree, leaves))
+
+
+class ApplyReader(LeafStatics):
+    """Reads calls of a function whose first argument are a model's variables."""
+
+    call_type = _ApplyCall
+
+    def bind(self, function: Callable[..., Any], call: Call) -> Callable[..., Any]:
+        """The pure function of a call's arrays, which gives all variables back."""
+        return _PureApply(function)
 
 
 class _PureApply:

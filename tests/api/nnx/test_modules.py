@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 import autoshard
 
@@ -160,6 +161,51 @@ def test_annotated_parameters_need_no_mesh(key, x):
         planned(model, optimizer, x)
     assert not np.array_equal(before, np.asarray(model.w[...]))
     assert model.w.get_metadata()["out_sharding"] == ("fsdp", "tp")
+
+
+@pytest.mark.parametrize("key", ["sharding", "sharding_names", "out_sharding"])
+@pytest.mark.filterwarnings("ignore:'sharding")  # flax renamed it twice
+def test_annotations_with_axes_of_the_mesh_are_hints(key, x):
+    class Annotated(nnx.Module):
+        def __init__(self, *, rngs):
+            init = nnx.initializers.lecun_normal()
+
+            def param(shape, *names):
+                metadata: dict[str, Any] = {key: names}
+                return nnx.Param(init(rngs.params(), shape), **metadata)
+
+            self.up = param((16, 32), "model", None)  # not what "tensor" would do
+            self.odd = param((32, 6), None, "model")  # 4 does not divide 6
+            self.down = param((6, 16), "embed", "mlp")  # names, but no axes
+
+        def __call__(self, x):
+            return jnp.tanh(x @ self.up) @ self.odd @ self.down
+
+    def step(model, optimizer, x):
+        loss, gradients = nnx.value_and_grad(lambda m: jnp.mean(m(x) ** 2))(model)
+        optimizer.update(model, gradients)
+        return loss
+
+    def make():
+        with nnx.use_eager_sharding(False):
+            model = Annotated(rngs=nnx.Rngs(0))
+        return model, nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param)
+
+    options: dict[str, Any] = {"mesh": "data=2,model=4", "strategy": "zero3+tensor"}
+    plan = autoshard.parallelize(step, **options).plan(*make(), x)
+    assert str(plan.leaf("model/up").spec).startswith("P(model")
+    assert "model: pinned by the annotation of its variable" in plan.leaf("model/up").reason
+    assert "model" not in str(plan.leaf("model/odd").spec).split(",")[-1]
+    assert any("arrays are cut as their annotations say, such as model/up" in n for n in plan.notes)
+    assert any(note.startswith("not followed: ") and "model/odd" in note for note in plan.notes)
+    pinned = autoshard.parallelize(step, **options, pins={"model/up": PartitionSpec(None, "model")})
+    assert str(pinned.plan(*make(), x).leaf("model/up").spec) == "P(-, model)"
+
+    planned, (model, optimizer) = autoshard.parallelize(step, **options), make()
+    twin, theirs = make()
+    for _ in range(3):
+        np.testing.assert_allclose(planned(model, optimizer, x), step(twin, theirs, x), rtol=1e-5)
+    np.testing.assert_allclose(model.up[...], twin.up[...], rtol=1e-4, atol=1e-6)
 
 
 def test_stacks_of_layers(x, same):
