@@ -2,13 +2,15 @@
 
 Without options: the runs carried with the project, each predicted with constants that were
 fitted on runs of other model shapes only. With `--runs FILE.json`: that file, with the constants
-that ship with the package; nothing is fitted.
+that ship with the package; nothing is fitted. `--leave group` holds out whole reports, hardware
+sites and all: what a report from elsewhere may expect.
 """
 
 import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from autoshard.cost_model.errors import CostModelError
@@ -44,10 +46,21 @@ def speed() -> dict[str, float]:
     return {"estimate_ms": round(1e3 * one, 3), "sweep_of_10000_s": round(whole, 2)}
 
 
+def reasons(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    """Why rows could not be predicted -> their ids."""
+    out: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        out.setdefault(why, []).append(name)
+    return out
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, help="published runs to predict blindly (JSON[.gz])")
+    parser.add_argument(
+        "--leave", choices=("shape", "group"), default="shape", help="what a fold holds out"
+    )
     options = parser.parse_args(arguments)
     start = time.perf_counter()
     try:
@@ -73,10 +86,13 @@ def main(arguments: list[str] | None = None) -> int:
         def progress(done: int, folds: int) -> None:
             print(f"\rfold {done} of {folds}", end="", file=sys.stderr, flush=True)
 
-        predictions = held_out(runs, progress=progress)
+        predictions = held_out(runs, leave=options.leave, progress=progress)
         print(file=sys.stderr)
         fitted_on = sorted({run.group for run in training_subset(runs)})
-        protocol = "leave one model shape out, near duplicates held out together"
+        protocol = {
+            "shape": "leave one model shape out, near duplicates held out together",
+            "group": "leave one report out, with what is peculiar to its site",
+        }[options.leave]
     groups = {name: summarize(part) for name, part in sorted(by_group(predictions).items())}
     everything = summarize(predictions)
     for judged in convolution_oom(list(rows)):
@@ -91,6 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
         "protocol": protocol,
         "all": everything,
         "rows_without_prediction": len(left_out),
+        "why": reasons(left_out),
         "speed": speed(),
         "seconds": round(time.perf_counter() - start, 1),
     }

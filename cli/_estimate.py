@@ -12,7 +12,7 @@ from autoshard.errors import ExitCode, UsageError
 Zero = Literal[0, 1, 2, 3]
 Recompute = Literal["none", "selective", "full"]
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4"]
-Schedule = Literal["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2"]
+Schedule = Literal["gpipe", "1f1b", "interleaved", "circular", "zb-h1", "zb-h2"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,7 @@ class Estimate:
         output: Tokens of an answer (inference).
         json: Print one JSON object instead of tables.
         html: Write a self-contained page with charts.
+        chart: Write a picture: .html, .svg, or .png (needs matplotlib).
     """
 
     model: Annotated[Positional[str], arg(metavar="[MODEL]")] = "llama3-8b"
@@ -98,6 +99,7 @@ class Estimate:
     output: int = 256
     json: bool = False
     html: Annotated[Path | None, option("FILE", "none")] = None
+    chart: Annotated[Path | None, option("FILE", "none")] = None
 
     def run(self) -> int:
         """Prices and prints."""
@@ -151,6 +153,12 @@ class Estimate:
             return load_profile(self.profile)
         return None if self.shipped else installed_profile(device)
 
+    def _draw(self, **what: Any) -> None:
+        if self.chart:
+            from autoshard.cli._estimate_chart import write_chart
+
+            write_chart(self.chart, **what)
+
     def _degrees(self) -> dict[str, int]:
         names = ("tp", "pp", "dp", "cp", "ep", "vpp", "microbatch", "zero")
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
@@ -185,6 +193,7 @@ class Estimate:
         )
         if self.html:
             self.html.write_text(html_report(found), "utf-8")
+        self._draw(estimate=found)
         if self.json:
             print_json(found.to_dict())
         else:
@@ -215,6 +224,7 @@ class Estimate:
         )
         if self.html:
             self.html.write_text(html_report(found=found), "utf-8")
+        self._draw(found=found)
         if self.json:
             print_json(found.to_dict())
         else:

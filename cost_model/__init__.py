@@ -79,8 +79,10 @@ from ._profile import installed_profile as installed_profile
 from ._profile import load_profile as load_profile
 from ._profile import profile_path as profile_path
 from ._report import bytes_text as bytes_text
+from ._report import chart_svg as chart_svg
 from ._report import html_report as html_report
 from ._report import pareto_svg as pareto_svg
+from ._report import part_colour as part_colour
 from ._report import seconds_text as seconds_text
 from ._step import StepTime as StepTime
 from ._step import step_time as step_time

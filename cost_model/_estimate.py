@@ -189,7 +189,7 @@ def estimate(
     positive_int("sync_every", sync_every)
     software, found, memory_constants, notes = resolve(place, stack, constants, profile, site)
     try:
-        links = step_links(place, degrees, found)
+        links = step_links(place, degrees, found, profile and profile.tables())
     except PlacementError as error:
         raise InvalidFieldError(
             "plan", _degrees(degrees), "degrees that factor the torus", str(error)

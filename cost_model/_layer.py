@@ -15,7 +15,10 @@ from ._transformer import Transformer
 
 # Host work of one layer's tensor parallelism in kernel launches: collectives with their stream
 # switches, autograd functions and random-state forks.
-TENSOR_LAUNCHES = 18.0
+TENSOR_LAUNCHES = 6.0
+# Elements of a product's contracted dimension that its pipeline loses to prologue and epilogue.
+# A training step contracts over all three sizes: forward over k, backward over n and the rows.
+CONTRACTION_RAMP = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,14 @@ class LayerTime:
         attention_s: the attention core.
         elementwise_s: norms, activations, residuals, dropout.
         kernels: kernels launched.
+        last_s: the part of `matmul_s` that is the last product of dense feed-forwards.
     """
 
     matmul_s: float
     attention_s: float
     elementwise_s: float
     kernels: float
+    last_s: float = 0.0
 
     @property
     def busy_s(self) -> float:
@@ -100,6 +105,7 @@ def _products(
             compute *= _pad(n, edge) * _pad(k, edge)
         elif device.kind == "gpu":
             compute /= min(alignment(int(n)), alignment(int(k)))
+            compute *= 1.0 + CONTRACTION_RAMP / 3.0 * (1.0 / n + 1.0 / k + 1.0 / rows)
             if device.cores:
                 # Wave quantization of the output tiles; the last wave is often not full.
                 tiles = -(-rows // 256) * -(-n // 128) / device.cores
@@ -146,12 +152,12 @@ def layer_forward(
     matmul = _products(device, r, constants, tokens, attention_shapes)
     gates = 2 if model.gated else 1
     kernels = stack.kernels_per_layer + (TENSOR_LAUNCHES if tp > 1 else 0.0)
-    ffn_rows = 0.0
+    ffn_rows = last = 0.0
     if share < 1:
         ffn = model.ffn / tp
-        matmul += (1 - share) * _products(
-            device, r, constants, tokens, ((gates * ffn, h, 1.0), (h, ffn, 1.0))
-        )
+        last = (1 - share) * _products(device, r, constants, tokens, ((h, ffn, 1.0),))
+        first = _products(device, r, constants, tokens, ((gates * ffn, h, 1.0),))
+        matmul += (1 - share) * first + last
         ffn_rows += (1 - share) * ffn
     if share > 0:
         # Each device holds experts / ep experts and, balanced, gets top_k rows per token.
@@ -195,7 +201,7 @@ def layer_forward(
     row = 10.0 * h / (tp if plan.sequence_parallel else 1) + 4.0 * (width + kv)
     row += (6.0 if model.gated else 4.0) * ffn_rows
     elementwise = constants.traffic * r.itemsize * tokens * row / r.memory
-    return LayerTime(matmul, attention, elementwise, kernels)
+    return LayerTime(matmul, attention, elementwise, kernels, last)
 
 
 def head_forward(

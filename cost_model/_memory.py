@@ -41,7 +41,7 @@ class Memory:
 # 16-bit logits, float32 softmax and its gradient (vocabulary-parallel cross entropy).
 LOGIT_BYTES = 10.0
 # Share of device memory that a step may use: allocators need room to round and to reuse.
-BUDGET = 0.92
+BUDGET = 0.94
 
 
 def state_bytes_per_parameter(
@@ -62,7 +62,7 @@ def state_bytes_per_parameter(
     if stack.master_weights or precision == "fp32":
         weights, gradients, optimizer = 4.0, 4.0, 8.0
     else:
-        weights, gradients, optimizer = 2.0, stack.gradient_memory, 12.0
+        weights, gradients, optimizer = 2.0, stack.gradient_memory, stack.optimizer_memory
     if stack.fsdp_master and zero == 3:
         # FSDP keeps only the sharded float32 weights; 16-bit ones are gathered copies.
         weights, gradients, optimizer = 4.0, 4.0, 8.0
@@ -76,13 +76,14 @@ def state_bytes_per_parameter(
 def in_flight(plan: Parallelism, microbatches: int, stage: int) -> float:
     """Microbatches whose activations a stage holds at once.
 
-    GPipe holds all m; 1F1B p - stage of them; interleaving 1 + (p - 1)/(p v) times as many on
-    stage 0 (Korthikanti, section 4.2); ZB-H2 up to 2p - 1 (Qi et al., table 2).
+    GPipe and circular pipelines hold all m; 1F1B p - stage of them; interleaving
+    1 + (p - 1)/(p v) times as many on stage 0 (Korthikanti, section 4.2); ZB-H2 up to 2p - 1
+    (Qi et al., table 2).
     """
     p, m, v = plan.pp, microbatches, plan.vpp
     if p == 1:
         return 1.0
-    if plan.schedule == "gpipe":
+    if plan.schedule in ("gpipe", "circular"):
         return m
     if plan.schedule == "zb-h1":
         return min(p, m)
@@ -126,54 +127,31 @@ def training_memory(
         The fullest stage: the first holds most activations, the last the logits.
     """
     extra = constants or stack.memory
-    tp = plan.tp
-    shards = plan.weight_shards if plan.zero == 3 else plan.dp * plan.cp
-    state = state_bytes_per_parameter(stack, precision, plan.zero, shards)
-    tokens = plan.microbatch * model.seq / plan.cp
     per_layer = layer_activation_bytes(model, plan, flash=stack.flash)
-    routed = model.routed_parameters / model.layers
-    plain = (model.parameters - model.embedding_parameters - model.routed_parameters) / model.layers
-    layer_parameters = plain / tp + routed / (plan.ep if plan.ep > 1 else tp)
-    embedding = model.vocab * model.hidden / tp
-    itemsize = 4 if precision == "fp32" else 2
+    tokens = plan.microbatch * model.seq / plan.cp
+    layers_of = stage_layers(model, plan)
+    # A middle stage never holds more than the first.
+    stages = {0, plan.pp - 1} if stage_only is None else {stage_only}
     best: Memory | None = None
-    for stage, layers in enumerate(stage_layers(model, plan)):
-        if stage_only is not None and stage != stage_only:
-            continue
-        if 0 < stage < plan.pp - 1 and stage_only is None:
-            continue  # a middle stage never holds more than the first
+    for stage in sorted(stages):
         first, last = stage == 0, stage == plan.pp - 1
-        parameters = layers * layer_parameters
-        if first:
-            parameters += embedding
-        if last and not (first and model.tied):
-            parameters += embedding
+        state = _stage_state(model, plan, stack, precision, layers_of[stage], first, last)
         held = in_flight(plan, microbatches, stage)
         # One layer is live in full while it is recomputed.
         working = _working_bytes(model, plan, stack) if plan.recompute != "none" else 0.0
-        logits = 0.0
-        if last:
-            logits = LOGIT_BYTES * tokens * model.vocab / tp
-        gathered = 0.0
-        if plan.zero == 3 and shards > 1:
-            # Two layers gathered at once (prefetch), and their gradients before the scatter.
-            gathered = layer_parameters * (2 * itemsize + 4)
-            if first or last:
-                gathered = max(gathered, embedding * (itemsize + 4))
-            if plan.pp > 1:
-                # Between microbatches nothing is given back: the stage stays gathered, and its
-                # gradients whole, until the step ends.
-                gathered = parameters * (itemsize + stack.gradient_memory)
         stem = held * 2.0 * tokens * model.hidden if first else 0.0
+        logits = LOGIT_BYTES * tokens * model.vocab / plan.tp if last else 0.0
+        # Sequence parallelism gathers a block's whole input; the backward pass its gradient too.
+        row_bytes = 4.0 * tokens * model.hidden if plan.sequence_parallel else 0.0
         parts = {
-            "weights": parameters * state[0],
-            "gradients": parameters * state[1],
-            "optimizer": parameters * state[2],
-            "activations": (held * layers * per_layer + stem) * extra.activations,
+            "weights": state.weights,
+            "gradients": state.gradients,
+            "optimizer": state.optimizer,
+            "activations": (held * layers_of[stage] * per_layer + stem) * extra.activations,
             "recompute": working * extra.activations,
             "logits": logits * extra.logits,
-            "gathered": gathered,
-            "buffers": parameters * extra.buffer_bytes,
+            "gathered": state.gathered + row_bytes,
+            "buffers": state.buffered * extra.buffer_bytes,
             "reserve": extra.reserve * (capacity_bytes if math.isfinite(capacity_bytes) else 0.0),
         }
         total = sum(parts.values())
@@ -181,6 +159,66 @@ def training_memory(
             best = Memory(bytes=total, parts=parts, stage=stage, capacity_bytes=capacity_bytes)
     assert best is not None
     return best
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Bytes of one device's model state, and the parameters that flat buffers hold."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    gathered: float
+    buffered: float
+
+
+def _stage_state(
+    model: Transformer,
+    plan: Parallelism,
+    stack: Stack,
+    precision: Precision,
+    layers: int,
+    first: bool,
+    last: bool,
+) -> _State:
+    """Model state of one stage.
+
+    Experts are spread over `ep` ranks first: only the ranks that hold the same experts can shard
+    their state, dp x cp x tp / ep of them.
+    """
+    tp = plan.tp
+    shards = plan.weight_shards if plan.zero == 3 else plan.dp * plan.cp
+    expert_shards = max(1, shards * tp // plan.ep) if plan.ep > 1 else shards
+    plain = (model.parameters - model.embedding_parameters - model.routed_parameters) / model.layers
+    routed = model.routed_parameters / model.layers / (plan.ep if plan.ep > 1 else tp)
+    embedding = model.vocab * model.hidden / tp
+    dense = layers * plain / tp
+    if first:
+        dense += embedding
+    if last and not (first and model.tied):
+        dense += embedding
+    experts = layers * routed
+    of_dense = state_bytes_per_parameter(stack, precision, plan.zero, shards)
+    of_experts = state_bytes_per_parameter(stack, precision, plan.zero, expert_shards)
+    weights, gradients, optimizer = (
+        dense * a + experts * b for a, b in zip(of_dense, of_experts, strict=True)
+    )
+    itemsize = 4 if precision == "fp32" else 2
+    gathered = 0.0
+    buffered = dense + experts
+    if plan.zero == 3 and shards > 1:
+        if not stack.combined_gradients:
+            buffered = dense / shards + experts / expert_shards
+        each = plain / tp + (routed if expert_shards > 1 else 0.0)
+        # Two layers gathered at once (prefetch), and their gradients before the scatter.
+        gathered = min(each * stack.gathered_share, stack.gathered_most) * (2 * itemsize + 4)
+        if first or last:
+            gathered = max(gathered, embedding * (itemsize + 4))
+        if plan.pp > 1:
+            # Between microbatches nothing is given back: the stage stays gathered, and its
+            # gradients whole, until the step ends.
+            gathered = (dense + experts) * (itemsize + stack.gradient_memory)
+    return _State(weights, gradients, optimizer, gathered, buffered)
 
 
 def _working_bytes(model: Transformer, plan: Parallelism, stack: Stack) -> float:

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ._constants import Constants
 from ._links import Link, Segment
+from ._measured import CollectiveTables
 from ._parallel import Parallelism
 from ._placement import place
 from ._topology import Topology
@@ -25,6 +26,7 @@ class StepLinks:
         fsdp: group that shards the weights.
         pp: between neighbouring stages.
         nodes: nodes or slices of the job.
+        tables: measured collectives, which come before formulas.
     """
 
     tp: Link
@@ -34,17 +36,27 @@ class StepLinks:
     fsdp: Link
     pp: Link
     nodes: int
+    tables: CollectiveTables | None = None
 
 
 _NOTHING = Link(())
 
+# A group with g devices in every node could drive g devices' shares of the network cards. Where
+# it is the whole node it does; a part of a node shares cards with the groups beside it, and runs
+# as if it had g to this power (vTrain's and BigScience's runs with tp of 2 and 4).
+PARTIAL_NODE = 0.6
 
-def _achieved(segments: list[Segment], c: Constants) -> Link:
+
+def _achieved(segments: list[Segment], c: Constants, node: int = 1) -> Link:
     out: list[Segment] = []
+    inside = 1
     for s in segments:
         far = s.level in ("cluster", "group", "dcn")
         share, latency = (c.out, c.out_latency_s) if far else (c.up, c.up_latency_s)
         steps = s.steps
+        if far and 1 < inside < node:
+            share *= inside ** (PARTIAL_NODE - 1.0)
+        inside *= s.size
         if s.kind == "switch":
             # NCCL's latency per collective grows slowly with the ring; the constant is per call.
             latency, steps = latency * (1 + math.log2(s.size)) / 4, 1.0
@@ -96,13 +108,19 @@ def _switched(topology: Topology, size: int, stride: int) -> list[Segment]:
     return segments
 
 
-def step_links(topology: Topology, plan: Parallelism, c: Constants) -> StepLinks:
+def step_links(
+    topology: Topology,
+    plan: Parallelism,
+    c: Constants,
+    tables: CollectiveTables | None = None,
+) -> StepLinks:
     """Lay the mesh (pp, dp, cp, tp) onto the topology; tp is innermost.
 
     Args:
         topology: where.
         plan: degrees.
         c: achieved shares of bandwidth and latencies.
+        tables: measured collectives, handed on to the step.
 
     Returns:
         Links at achieved rates.
@@ -111,29 +129,29 @@ def step_links(topology: Topology, plan: Parallelism, c: Constants) -> StepLinks
         PlacementError: a torus that the degrees do not factor.
     """
     if topology.torus:
-        return _torus_links(topology, plan, c)
+        return replace(_torus_links(topology, plan, c), tables=tables)
+    near = [level for level in topology.inner if level.name not in ("cluster", "group")]
+    node = math.prod(level.size for level in near)
     tp, cp, dp = plan.tp, plan.cp, plan.dp
     inner = tp * cp
-    tensor = _achieved(_switched(topology, tp, 1), c) if tp > 1 else _NOTHING
-    context = _achieved(_switched(topology, cp, tp), c) if cp > 1 else _NOTHING
+    tensor = _achieved(_switched(topology, tp, 1), c, node) if tp > 1 else _NOTHING
+    context = _achieved(_switched(topology, cp, tp), c, node) if cp > 1 else _NOTHING
     data = fsdp = expert = pipe = _NOTHING
     if plan.zero == 3:
         shards = plan.weight_shards
-        fsdp = _achieved(_switched(topology, shards, tp), c) if shards > 1 else _NOTHING
+        fsdp = _achieved(_switched(topology, shards, tp), c, node) if shards > 1 else _NOTHING
         replicas = dp * cp // shards
         if replicas > 1:
-            data = _achieved(_switched(topology, replicas, tp * shards), c)
+            data = _achieved(_switched(topology, replicas, tp * shards), c, node)
     elif dp * cp > 1:
-        data = _achieved(_switched(topology, dp * cp, tp), c)
+        data = _achieved(_switched(topology, dp * cp, tp), c, node)
     if plan.ep > 1:
-        expert = _achieved(_switched(topology, plan.ep, 1 if plan.ep > dp * cp else tp), c)
+        expert = _achieved(_switched(topology, plan.ep, 1 if plan.ep > dp * cp else tp), c, node)
     if plan.pp > 1:
         # Neighbouring stages lie dp x cp x tp apart.
-        pipe = _achieved(_switched(topology, plan.pp, inner * dp)[-1:], c)
-    far = [level for level in topology.inner if level.name in ("cluster", "group")]
-    return StepLinks(
-        tensor, context, expert, data, fsdp, pipe, math.prod(level.size for level in far)
-    )
+        pipe = _achieved(_switched(topology, plan.pp, inner * dp)[-1:], c, node)
+    nodes = math.prod(level.size for level in topology.inner) // node
+    return StepLinks(tensor, context, expert, data, fsdp, pipe, nodes, tables)
 
 
 @lru_cache(maxsize=4096)

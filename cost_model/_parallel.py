@@ -10,11 +10,11 @@ from .errors import ContradictionError, DegreesMismatchError, InvalidFieldError
 
 Recompute = Literal["none", "selective", "full"]
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4"]
-Schedule = Literal["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2"]
+Schedule = Literal["gpipe", "1f1b", "interleaved", "circular", "zb-h1", "zb-h2"]
 
 RECOMPUTE = ("none", "selective", "full")
 PRECISION = ("fp32", "bf16", "fp16", "fp8", "int8", "fp4")
-SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2")
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "circular", "zb-h1", "zb-h2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ._estimate import TrainingEstimate
 from ._sweep import Candidate, Sweep, shown_settings
+from .errors import InvalidFieldError
 
 # Okabe-Ito colours: told apart by colour-blind readers and in print.
 _COLOURS = {
@@ -26,6 +27,14 @@ _COLOURS = {
     "host": "#BBBBBB",
     "jitter": "#DDDDDD",
     "offload": "#64B5CD",
+    # Parts of memory; weights and optimizer have theirs above.
+    "gradients": "#009E73",
+    "activations": "#56B4E9",
+    "recompute": "#0072B2",
+    "logits": "#D55E00",
+    "gathered": "#E69F00",
+    "buffers": "#CC79A7",
+    "reserve": "#BBBBBB",
 }
 _FALLBACK = "#888888"
 
@@ -46,6 +55,11 @@ def bytes_text(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def part_colour(name: str) -> str:
+    """Colour of a term of time or memory, the same in every chart."""
+    return _COLOURS.get(name, _FALLBACK)
+
+
 def bar_svg(parts: Mapping[str, float], *, width: int = 860, unit: str = "s") -> str:
     """A stacked bar with a legend, one segment per part above half a percent.
 
@@ -63,7 +77,7 @@ def bar_svg(parts: Mapping[str, float], *, width: int = 860, unit: str = "s") ->
     columns = 4
     for index, (name, value) in enumerate(shown):
         span = width * value / total
-        colour = _COLOURS.get(name, _FALLBACK)
+        colour = part_colour(name)
         bar.append(
             f'<rect x="{x:.1f}" y="0" width="{span:.1f}" height="34" fill="{colour}">'
             f"<title>{html.escape(name)}: {text(value)}</title></rect>"
@@ -224,3 +238,19 @@ def html_report(estimate: TrainingEstimate | None = None, found: Sweep | None = 
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
         f"<h1>{html.escape(title)}</h1>{''.join(blocks)}</html>\n"
     )
+
+
+def chart_svg(estimate: TrainingEstimate | None = None, found: Sweep | None = None) -> str:
+    """One SVG file: an estimate's bar of time, or a sweep's scatter.
+
+    Args:
+        estimate: a single configuration.
+        found: a sweep; drawn where there is no estimate.
+    """
+    if estimate is not None:
+        picture = bar_svg(estimate.step.terms)
+    elif found is not None:
+        picture = pareto_svg(found)
+    else:
+        raise InvalidFieldError("estimate", None, "an estimate or a sweep to draw")
+    return picture.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"

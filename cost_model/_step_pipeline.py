@@ -94,7 +94,7 @@ def simulated_seconds(
 ) -> float:
     """Step seconds by event simulation, extrapolated once the pipeline runs steadily.
 
-    Beyond some 2p microbatches every schedule repeats itself: the slowest stage is busy all the
+    Beyond some 2p microbatches these schedules repeat themselves: the slowest stage is busy all the
     time, and one more microbatch adds its seconds.
 
     Args:

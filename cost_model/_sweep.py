@@ -262,6 +262,7 @@ def sweep(
     positive_int("global_batch", global_batch)
     software, constants, memory_constants, _ = resolve(place, stack, None, profile)
     device = place.device
+    tables = profile.tables() if profile is not None else None
     found: list[Candidate] = []
     tried, smallest = 0, math.inf
     for plan in configurations(network, place, global_batch, **choices):
@@ -282,7 +283,7 @@ def sweep(
         if not memory.fits:
             continue
         try:
-            links = step_links(place, plan, constants)
+            links = step_links(place, plan, constants, tables)
         except PlacementError:
             continue
         step = step_time(

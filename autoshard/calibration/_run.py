@@ -83,8 +83,12 @@ def calibrate(
         "matmul": [list(pair) for pair in samples.matmul],
         "copy": [list(pair) for pair in samples.copy],
     }
+    # The level that estimates look the times up under.
+    level = "ici" if row.kind == "tpu" else "domain"
+    if row.kind == "gpu" and len(found) > row.scale_up_domain:
+        level = "cluster"
     for (kind, _, size), pairs in samples.collectives.items():
-        raw.setdefault(f"{kind}@domain:{size}", []).extend(list(pair) for pair in pairs)
+        raw.setdefault(f"{kind}@{level}:{size}", []).extend(list(pair) for pair in pairs)
     return Profile(
         device_kind=kinds[0],
         device=row.name,

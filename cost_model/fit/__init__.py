@@ -12,6 +12,7 @@ from ._evaluate import with_shipped as with_shipped
 from ._files import read_rows as read_rows
 from ._files import read_runs as read_runs
 from ._files import read_single_node as read_single_node
+from ._folds import group_folds as group_folds
 from ._folds import shape_folds as shape_folds
 from ._metrics import Prediction as Prediction
 from ._metrics import by_group as by_group

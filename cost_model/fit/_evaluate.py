@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
 
 from .._constants import MemoryConstants, shipped_constants
 from .._memory import Memory
-from ._folds import shape_folds
+from ._folds import group_folds, shape_folds
+from ._lightest import lightest_plan
 from ._memory_fit import fit_memory, memory_constants
 from ._metrics import Prediction, floor_seconds
 from ._rows import Run
-from ._solve import Effects, Linearized, linearize, solve
+from ._solve import Effects, Linearized, effect_keys, linearize, solve
 
 
 def memory_note(memory: Memory) -> str:
@@ -24,8 +28,10 @@ def memory_note(memory: Memory) -> str:
 
 def _memory(run: Run, constants: MemoryConstants) -> tuple[float, bool | None, str]:
     if run.plan_unknown:
-        return math.nan, None, ""
-    whole = run.predict_memory(constants)
+        # The report names the planner alone: could any of its plans have fitted?
+        best = lightest_plan(run, constants) if run.oom else None
+        return math.nan, best and best.fits, memory_note(best) + ", its best plan" if best else ""
+    whole = run.predict_memory(constants, light=True)
     shown = math.nan
     if run.memory_bytes and "microbatch" not in run.free:
         shown = run.predict_memory(constants, reported=True).bytes
@@ -48,12 +54,16 @@ def training_subset(runs: Sequence[Run], every: int = 7) -> list[Run]:
 
 
 def held_out(
-    runs: Sequence[Run], *, progress: Callable[[int, int], None] | None = None
+    runs: Sequence[Run],
+    *,
+    leave: Literal["shape", "group"] = "shape",
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
     """Predict every run with constants fitted on runs of other model shapes only.
 
     Args:
         runs: published runs.
+        leave: "group" holds out whole reports instead, with all that is peculiar to their site.
         progress: called with (folds done, folds).
 
     Returns:
@@ -62,7 +72,7 @@ def held_out(
     training = training_subset(runs)
     whole = solve(training, iterations=16)
     base = linearize(training, whole)
-    folds = shape_folds(runs)
+    folds = shape_folds(runs) if leave == "shape" else group_folds(runs)
     predictions: list[Prediction] = []
     for done, fold in enumerate(folds):
         held = {runs[i].id for i in fold}
@@ -71,7 +81,10 @@ def held_out(
         # Started from the whole fit to save time, then iterated on the rest alone.
         start = Linearized(base.residual[keep], base.jacobian[keep])
         touched = len(keep) < len(training)
-        effects = solve(rest, whole, iterations=3, first=start) if touched else whole
+        steps = 3 if leave == "shape" else 8
+        effects = solve(rest, whole, iterations=steps, first=start) if touched else whole
+        if leave == "group":
+            effects = _seen_only(effects, rest)
         others = [run for i, run in enumerate(runs) if i not in set(fold)]
         found = fit_memory(others)
         predictions += [
@@ -81,6 +94,16 @@ def held_out(
         if progress is not None:
             progress(done + 1, len(folds))
     return predictions
+
+
+def _seen_only(effects: Effects, runs: Sequence[Run]) -> Effects:
+    """Effects without those of platforms that no run is of."""
+    seen = {key for run in runs for key in effect_keys(run)}
+    rows = [
+        row if key in seen else 0.0 * row
+        for key, row in zip(effects.keys, effects.values, strict=True)
+    ]
+    return Effects(effects.keys, np.array(rows), effects.covariance)
 
 
 def _predict(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .._constants import prior_constants
 from ..errors import CostModelError, InvalidFieldError
 from ._rows import Run, read_run
 
@@ -88,11 +89,24 @@ def read_runs(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Run], dict[str, s
     """
     runs: list[Run] = []
     left_out: dict[str, str] = {}
-    for row in rows:
+    for index, row in enumerate(rows):
         try:
-            runs.append(read_run(row))
+            name = str(row.get("id") or f"row {index}")
+        except AttributeError:
+            left_out[f"row {index}"] = "the row is no object with fields"
+            continue
+        try:
+            run = read_run({"id": name, "group": "unnamed", **row})
+            # What cannot be priced, such as a type that the device does not compute in, shows here.
+            device = run.topology.device
+            run.predict(prior_constants(device.name, device.kind, run.stack.name))
+            run.predict_memory(run.stack.memory)
         except CostModelError as error:
-            left_out[str(row.get("id"))] = str(error)
-        except (KeyError, TypeError, AttributeError) as error:
-            left_out[str(row.get("id"))] = f"the row lacks {error}"
+            left_out[name] = str(error)
+        except KeyError as error:
+            left_out[name] = f"the row lacks {error}"
+        except (TypeError, AttributeError, ValueError, ArithmeticError) as error:
+            left_out[name] = f"a field has another type than the schema's ({error})"
+        else:
+            runs.append(run)
     return runs, left_out

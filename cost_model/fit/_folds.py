@@ -11,6 +11,21 @@ from ._rows import Run
 DEPTH_RATIO = 1.2
 
 
+def group_folds(runs: Sequence[Run]) -> list[list[int]]:
+    """Group runs by report: what a report from elsewhere may expect.
+
+    Args:
+        runs: any runs.
+
+    Returns:
+        Lists of indices into `runs`, one per report.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        groups.setdefault(run.group, []).append(index)
+    return list(groups.values())
+
+
 def shape_folds(runs: Sequence[Run]) -> list[list[int]]:
     """Group runs by model shape.
 

@@ -32,7 +32,7 @@ _PROBE = MemoryConstants(reserve=0.0, buffer_bytes=1.0, activations=1.0, logits=
 
 def _features(run: Run) -> tuple[float, Array]:
     """Bytes that no constant touches, and bytes per unit of each constant."""
-    parts = run.predict_memory(_PROBE, reported=True).parts
+    parts = run.predict_memory(_PROBE, reported=True, light=True).parts
     fixed = parts["weights"] + parts["gradients"] + parts["optimizer"] + parts["gathered"]
     live = parts["activations"] + parts["recompute"]
     return fixed, np.array([run.topology.device.hbm_bytes, parts["buffers"], live, parts["logits"]])

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 
+from ._ranks import FAMILY_SIZE, repeat_noise, tau, tau_beyond, tau_ceiling
 from ._rows import Run
-
-# Families with fewer configurations rank too little to be judged.
-FAMILY_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +57,7 @@ def summarize(predictions: Sequence[Prediction]) -> dict[str, Any]:
             "max_percent": _round(size.max()),
             "bias_percent": _round(errors.mean()),
         }
-    tau, regret, families = ranking(predictions)
-    out |= {"kendall_tau": tau, "regret_percent": regret, "families": families}
+    out |= ranking(predictions)
     floor = [
         abs(100 * (p.floor_seconds / p.run.step_time_s - 1))
         for p in predictions
@@ -79,33 +75,48 @@ def summarize(predictions: Sequence[Prediction]) -> dict[str, Any]:
     return out
 
 
-def ranking(predictions: Sequence[Prediction]) -> tuple[float | None, float | None, int]:
+def ranking(predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Mean Kendall tau and mean regret over families of configurations.
 
     Regret: how much slower the configuration predicted to be fastest ran than the fastest one.
 
     Returns:
-        (tau, regret in percent, number of families); None where there is no family.
+        "kendall_tau", "regret_percent" and "families"; None where there is no family. Where the
+        report times configurations twice also "repeat_noise_percent", "kendall_tau_beyond_noise"
+        (over the pairs further apart than that) and "kendall_tau_ceiling" (of a repetition).
     """
-    families: dict[tuple[Any, ...], list[Prediction]] = {}
+    every: dict[tuple[Any, ...], list[Prediction]] = {}
     for p in predictions:
         if p.run.step_time_s and not math.isnan(p.seconds):
-            families.setdefault(p.run.family, []).append(p)
-    taus: list[float] = []
-    regrets: list[float] = []
-    for members in families.values():
-        if len({m.run.plan for m in members}) < FAMILY_SIZE:
-            continue
-        predicted = [m.seconds for m in members]
-        measured = [m.run.step_time_s or math.nan for m in members]
-        tau = float(kendalltau(predicted, measured)[0])  # pyright: ignore[reportArgumentType]
-        if not math.isnan(tau):
-            taus.append(tau)
-        chosen = measured[int(np.argmin(predicted))]
-        regrets.append(100 * (chosen / min(measured) - 1))
-    if not regrets:
-        return None, None, 0
-    return _round(float(np.mean(taus))), _round(float(np.mean(regrets))), len(regrets)
+            every.setdefault(p.run.family, []).append(p)
+    families = [m for m in every.values() if len({p.run.plan for p in m}) >= FAMILY_SIZE]
+    if not families:
+        return {"kendall_tau": None, "regret_percent": None, "families": 0}
+    predicted = [[p.seconds for p in members] for members in families]
+    measured = [[p.run.step_time_s or math.nan for p in members] for members in families]
+    regrets = [
+        100 * (seconds[int(np.argmin(guess))] / min(seconds) - 1)
+        for guess, seconds in zip(predicted, measured, strict=True)
+    ]
+    out: dict[str, Any] = {
+        "kendall_tau": _mean([tau(a, b) for a, b in zip(predicted, measured, strict=True)]),
+        "regret_percent": _round(float(np.mean(regrets))),
+        "families": len(families),
+    }
+    noise = repeat_noise(
+        {key: [(p.run.plan, p.run.step_time_s or 1.0) for p in m] for key, m in every.items()}
+    )
+    if noise:
+        pairs = list(zip(predicted, measured, strict=True))
+        out["repeat_noise_percent"] = _round(100 * noise)
+        out["kendall_tau_beyond_noise"] = _mean([tau_beyond(a, b, noise) for a, b in pairs])
+        out["kendall_tau_ceiling"] = _mean([tau_ceiling(seconds, noise) for seconds in measured])
+    return out
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return _round(float(np.mean(known))) if known else None
 
 
 def _oom(predictions: Sequence[Prediction]) -> dict[str, Any]:

@@ -11,39 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._constants import Constants, MemoryConstants, Stack, stack
-from .._hardware import Device, load_catalog
+from .._hardware import Device
 from .._memory import Memory, training_memory
 from .._meshlinks import step_links
-from .._parallel import Parallelism, Precision, Recompute
+from .._parallel import Parallelism, Precision
 from .._step import StepTime, step_time
 from .._topology import Topology, cluster, default_topology, torus
 from .._transformer import Transformer
-from ..errors import CostModelError, InvalidFieldError
+from ..errors import InvalidFieldError
+from ._words import device_of, network_bytes_per_s, recompute_of, stack_of
 
-# Words of a report -> software stack; the first that occurs decides.
-_STACK_WORDS = (
-    ("llm-foundry", "llm-foundry"),
-    ("mosaic", "llm-foundry"),
-    ("torchtitan", "torchtitan"),
-    ("alpa", "alpa"),
-    ("maxtext", "maxtext"),
-    ("tpu-recipes", "maxtext"),
-    ("trillium", "maxtext"),
-    ("ironwood", "maxtext"),
-    ("jax-toolbox", "pax"),
-    ("palm", "pax"),
-    ("megatron-bridge", "megatron-bridge"),
-    ("nemo", "megatron-bridge"),
-    ("megascale", "megatron-bridge"),
-    ("deepspeed", "megatron-deepspeed"),
-    ("bigscience", "megatron-deepspeed"),
-    ("mtnlg", "megatron-deepspeed"),
-    ("mt-nlg", "megatron-deepspeed"),
-    ("vtrain", "megatron-deepspeed"),
-    ("korthikanti", "megatron"),
-    ("narayanan", "megatron"),
-    ("megatron", "megatron"),
-)
 _PRECISION: Mapping[str, Precision] = {
     "fp32": "fp32",
     "bf16": "bf16",
@@ -53,6 +30,25 @@ _PRECISION: Mapping[str, Precision] = {
     "nvfp4": "fp4",
     "fp4": "fp4",
 }
+
+
+# Without a pipeline, a replica's share of up to this many sequences is run at once.
+WHOLE_BATCH = 16
+# How close a doubled width must come to the stated number of parameters.
+WIDTH_TOLERANCE = 0.08
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """What a run may have done to need less memory than its stated plan.
+
+    Attributes:
+        plan: the lightest admissible plan.
+        offloaded: whether saved activations are kept in host memory.
+    """
+
+    plan: Parallelism
+    offloaded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +70,10 @@ class Run:
         memory_bytes: measured peak per device, or None.
         oom: whether the run ran out of memory.
         plan_unknown: whether the report leaves tp, pp or dp open (automatic plans).
+        planner: how the report names what chose the plan, where it states none.
+        light: settings that need the least memory among those the report leaves open
+            (recomputation, what ZeRO shards) or names loosely (offloaded activations); they judge
+            whether a run fits, not how long it takes. None: everything is stated.
         first_stage: whether the reported memory is that of rank 0, hence of the first stage.
         notes: what else the report says.
     """
@@ -93,6 +93,8 @@ class Run:
     oom: bool = False
     plan_unknown: bool = False
     first_stage: bool = False
+    planner: str = ""
+    light: Light | None = None
     notes: str = field(default="", repr=False)
 
     @property
@@ -150,51 +152,39 @@ class Run:
         assert best is not None
         return best
 
-    def predict_memory(self, constants: MemoryConstants, *, reported: bool = False) -> Memory:
+    def predict_memory(
+        self,
+        constants: MemoryConstants,
+        *,
+        reported: bool = False,
+        light: bool = False,
+        plan: Parallelism | None = None,
+    ) -> Memory:
         """Predict the peak with given memory constants; open microbatches count as one.
 
         Args:
             constants: what memory holds beyond the closed forms.
             reported: look at the stage whose memory the report shows, not at the fullest.
+            light: take what the report leaves open as light as it may have been.
+            plan: another plan than the report's.
         """
-        return training_memory(
+        plan = plan or (self.light.plan if light and self.light else self.plan)
+        found = training_memory(
             self.model,
-            self.plan,
+            plan,
             self.stack,
-            microbatches=math.ceil(self.global_batch / self.plan.dp / self.plan.microbatch - 1e-9),
+            microbatches=math.ceil(self.global_batch / plan.dp / plan.microbatch - 1e-9),
             precision=self.precision,
             capacity_bytes=self.topology.device.hbm_bytes,
             constants=constants,
             stage_only=0 if reported and self.first_stage else None,
         )
-
-
-def network_bytes_per_s(text: str | None, devices_per_node: int) -> float | None:
-    """One device's share of the node's cards, from a report's words.
-
-    Args:
-        text: e.g. "4xHDR200", "1600 Gb/s/node RoCE", "RDMA 400Gb/s/GPU".
-        devices_per_node: devices of a node.
-
-    Returns:
-        Bytes/s, one direction, or None where the words name no rate.
-    """
-    if not text:
-        return None
-    per_device = re.search(r"([\d.]+)\s*Gb/s\s*(?:/|per )\s*(?:GPU|device)", text, re.I)
-    if per_device:
-        return float(per_device[1]) / 8 * 1e9
-    per_node = re.search(r"(?:(\d+)\s*x\s*)?([\d.]+)\s*Gb(?:/s|ps|it/s)", text, re.I)
-    if per_node:
-        return int(per_node[1] or 1) * float(per_node[2]) / 8 * 1e9 / devices_per_node
-    cards = re.search(
-        r"(\d+)\s*x\s*(?:(HDR|NDR|EDR|XDR)\s*(\d*)|Omni-Path\s*(\d+)|OPA\s*(\d+))", text, re.I
-    )
-    if cards:
-        default = {"hdr": "200", "ndr": "400", "edr": "100", "xdr": "800"}
-        rate = cards[3] or cards[4] or cards[5] or default.get((cards[2] or "").lower(), "100")
-        return int(cards[1]) * float(rate) / 8 * 1e9 / devices_per_node
-    return None
+        if not (light and self.light and self.light.offloaded):
+            return found
+        # Two layers' worth is on its way in or out; the rest is in host memory.
+        parts = {**found.parts}
+        parts["activations"] *= min(1.0, 2 * plan.pp / self.model.layers)
+        return replace(found, bytes=sum(parts.values()), parts=parts)
 
 
 def _model(row: Mapping[str, Any]) -> Transformer:
@@ -224,7 +214,7 @@ def _model(row: Mapping[str, Any]) -> Transformer:
         if moe.get("sliding_window_half_layers"):
             values |= {"window": 128, "window_share": 0.5}
     head_dim = m.get("head_dim") or hidden // heads
-    return Transformer(
+    found = Transformer(
         name=m["name"],
         layers=m["layers"],
         hidden=hidden,
@@ -238,23 +228,13 @@ def _model(row: Mapping[str, Any]) -> Transformer:
         tied=not m.get("gated_ffn"),
         **values,
     )
-
-
-def _device(name: str) -> Device:
-    catalog = load_catalog()
-    text = name.lower()
-    for candidate in (text, text.split(" ")[0]):
-        try:
-            return catalog[candidate]
-        except CostModelError:
-            continue
-    # Free words: the longest catalog name that occurs in them.
-    known = {**{n: n for n in catalog.devices}, **catalog.aliases}
-    squeezed = re.sub(r"[^a-z0-9]", "", text)
-    hits = [n for n in known if re.sub(r"[^a-z0-9]", "", n) in squeezed]
-    if hits:
-        return catalog[max(hits, key=len)]
-    return catalog[name]
+    stated = m.get("params")
+    if moe and stated and found.parameters < 0.7 * stated:
+        # Alpa's MoE layers are 8 h wide, as GSPMD's; its tables leave the width out.
+        wide = replace(found, ffn=2 * found.ffn, expert_ffn=2 * found.expert_ffn)
+        if abs(wide.parameters / stated - 1) < WIDTH_TOLERANCE:
+            return wide
+    return found
 
 
 def _topology(row: Mapping[str, Any], device: Device) -> Topology:
@@ -279,27 +259,25 @@ def _topology(row: Mapping[str, Any], device: Device) -> Topology:
     return cluster(device, chips // per_node, per_node, nic_bytes_per_s=nic)
 
 
-def _recompute(row: Mapping[str, Any]) -> Recompute:
+def _whole_batch(row: Mapping[str, Any], dp: int) -> bool:
+    """Whether one microbatch is all that a replica gets: nothing is accumulated."""
+    share = row["global_batch"] / dp
+    microbatch = row.get("microbatch")
+    return microbatch >= share if microbatch else share <= WHOLE_BATCH
+
+
+def _light(row: Mapping[str, Any], plan: Parallelism, software: Stack) -> Light | None:
+    """The lightest plan that the report's words admit."""
     text = str(row.get("recompute") or "").lower()
-    group = row["group"]
-    if "full" in text or "remat" in text or text == "recompute":
-        return "full"
-    if any(word in text for word in ("selective", "minimal", "custom", "offload", "qkv")):
-        return "selective"
-    return "full" if group.startswith("alpa") else "none"
-
-
-def stack_of(row: Mapping[str, Any], device: Device) -> Stack:
-    """Software stack that a report's words name; else what is usual on the hardware."""
-    source = row.get("source") or {}
-    words = " ".join(
-        str(part).lower()
-        for part in (row["group"], source.get("title"), source.get("repo"), row.get("schedule"))
-    )
-    for word, name in _STACK_WORDS:
-        if word in words:
-            return stack(name)
-    return stack("maxtext" if device.kind == "tpu" else "generic")
+    offloaded = "offload" in text
+    vague = offloaded or not text or any(word in text for word in ("unknown", "default", "custom"))
+    recompute = "full" if vague and plan.recompute != "full" else plan.recompute
+    zero = plan.zero
+    if row["parallel"].get("zero") is None and zero == 0 and plan.dp * plan.cp > 1:
+        # Megatron and DeepSpeed shard the optimizer on request, and few reports say whether.
+        zero = 1 if software.name.startswith("megatron") else 0
+    light = replace(plan, recompute=recompute, zero=zero)
+    return Light(light, offloaded) if offloaded or light != plan else None
 
 
 def read_run(row: Mapping[str, Any]) -> Run:
@@ -320,7 +298,7 @@ def read_run(row: Mapping[str, Any]) -> Run:
     for name in ("n_devices", "global_batch"):
         if not row.get(name):
             raise InvalidFieldError(name, row.get(name), "a row that states it")
-    device = _device(row["hardware"]["accel"])
+    device = device_of(row["hardware"]["accel"])
     topology = _topology(row, device)
     model = _model(row)
     tp, pp, cp = (parallel.get(k) or 1 for k in ("tp", "pp", "cp"))
@@ -329,15 +307,25 @@ def read_run(row: Mapping[str, Any]) -> Run:
     software = stack_of(row, device)
     if "fp32 grad" in str(row.get("precision")):
         software = replace(software, gradient_memory=6.0)
+    if row["group"].startswith("bloom"):
+        # The sweep ran with CUDA_LAUNCH_BLOCKING=1, to get around hanging collectives.
+        software = replace(software, blocking=True)
     if zero == 3 and software.name.startswith("megatron") and device.name == "a100":
         software = stack("deepspeed-zero3")
+    stated = not any(parallel.get(k, 1) is None for k in ("tp", "pp", "dp"))
+    if software.name == "alpa" and model.experts:
+        # Its MoE runs keep neither a float32 copy nor, without accumulation, gradients: ZeRO-3 of
+        # 0.95 B parameters per device takes 10.8 GB in all.
+        accumulates = pp > 1 or not stated or not _whole_batch(row, dp)
+        kept = software.gradient_memory if accumulates else 0.0
+        software = replace(software, optimizer_memory=8.0, gradient_memory=kept)
     free: list[str] = []
     microbatch = row.get("microbatch")
     if not microbatch:
         free.append("microbatch")
         microbatch = 1
         per_device = max(1, row["global_batch"] // dp)
-        if pp == 1 and (zero == 3 or per_device <= 16):
+        if pp == 1 and (zero == 3 or per_device <= WHOLE_BATCH):
             # Without a pipeline and with a small batch there is nothing to accumulate.
             free, microbatch = [], per_device
         elif software.name == "torchtitan":
@@ -363,6 +351,13 @@ def read_run(row: Mapping[str, Any]) -> Run:
         if not shards and slices > 1 and whole % slices == 0 and device.kind == "tpu":
             shards = whole // slices
     stage = 1 if zero is None and software.name == "megatron-bridge" else int(zero or 0)
+    if stage == 1 and software.name == "megatron-bridge":
+        # The report does not tell Megatron's FSDP from its distributed optimizer: weights
+        # and gradients that fill the device prove that they are sharded.
+        held = model.parameters / (tp * pp) * (2.0 + software.gradient_memory)
+        routed = model.routed_parameters / (tp * pp) * (2.0 + software.gradient_memory)
+        held -= routed * (1.0 - 1.0 / max(parallel.get("ep") or 1, 1))
+        stage = 3 if held > device.hbm_bytes and dp * cp > 1 else stage
     if "SHARD_GRAD_OP" in (row.get("notes") or ""):
         stage = 2
         shards = 0
@@ -386,7 +381,7 @@ def read_run(row: Mapping[str, Any]) -> Run:
         fsdp=shards if stage == 3 else 0,
         microbatch=microbatch,
         sequence_parallel=bool(sequence),
-        recompute=_recompute(row),
+        recompute=recompute_of(row),
     )
     precision = str(row.get("precision") or "bf16").lower()
     found = _PRECISION.get(precision.split(" ")[0])
@@ -415,7 +410,9 @@ def read_run(row: Mapping[str, Any]) -> Run:
         step_time_s=measured.get("step_time_s"),
         memory_bytes=memory * 1e9 if memory else None,
         oom=bool(measured.get("oom")),
-        plan_unknown=any(parallel.get(k, 1) is None for k in ("tp", "pp", "dp")),
+        planner=schedule_text,
+        light=_light(row, plan, software),
+        plan_unknown=not stated,
         # BigScience read nvidia-smi on the first node, until it took the maximum of all.
         first_stage=software.name.startswith("megatron-deepspeed")
         and "max node" not in (row.get("notes") or ""),

@@ -2,6 +2,7 @@ import pytest
 
 from autoshard.cost_model import estimate_inference, model
 from autoshard.cost_model._inference import cache_bytes_per_token
+from autoshard.cost_model._memory import BUDGET
 from autoshard.cost_model.errors import CostModelError
 
 
@@ -27,7 +28,7 @@ def test_batch_limit_is_where_the_cache_fills_the_memory():
     found = estimate_inference("llama3-70b", "h100:8", batch=1)
     limit = found.batch_limit
     full = estimate_inference("llama3-70b", "h100:8", batch=limit)
-    assert full.weight_bytes + full.cache_bytes <= 0.92 * 80e9
+    assert full.weight_bytes + full.cache_bytes <= BUDGET * 80e9
     with pytest.raises(CostModelError, match=f"batch={limit + 1}.*1 to {limit}"):
         estimate_inference("llama3-70b", "h100:8", batch=limit + 1)
 

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 from autoshard.cost_model import Constants, MemoryConstants
-from autoshard.cost_model.fit import Prediction, by_group, read_run, shape_folds, summarize
+from autoshard.cost_model.fit import (
+    Prediction,
+    by_group,
+    group_folds,
+    held_out,
+    read_run,
+    shape_folds,
+    summarize,
+)
 from autoshard.cost_model.fit._memory_fit import fit_memory
 from autoshard.cost_model.fit._metrics import floor_seconds, ranking
+from autoshard.cost_model.fit._ranks import repeat_noise, tau, tau_beyond, tau_ceiling
 from autoshard.cost_model.fit._resnet import largest_convolution_share, lower_bound
 from autoshard.cost_model.fit._solve import blank_effects, linearize, solve, to_constants
 
@@ -115,9 +124,9 @@ def test_metrics(runs):
     assert figures["kendall_tau"] == 1.0
     assert figures["regret_percent"] == 0
     backwards = [Prediction(run=run, seconds=1 / (run.step_time_s or 1.0)) for run in family]
-    tau, regret, count = ranking(backwards)
-    assert (tau, count) == (-1.0, 1)
-    assert regret is not None and regret > 10
+    ranks = ranking(backwards)
+    assert (ranks["kendall_tau"], ranks["families"]) == (-1.0, 1)
+    assert ranks["regret_percent"] > 10
     high = [Prediction(run=run, seconds=1.1 * (run.step_time_s or 0.0)) for run in family]
     assert summarize(high)["bias_percent"] == pytest.approx(10.0)
     assert set(by_group(exact)) == {"synthetic"}
@@ -147,3 +156,26 @@ def test_wide_resnet_bounds():
 
 def test_constants_stay_positive():
     assert Constants().matmul > 0
+
+
+def test_noise_bounds_what_ranks_can_say():
+    # One plan timed twice, 10 % apart; the others far apart.
+    noise = repeat_noise({"f": [("a", 1.0), ("a", 1.1), ("b", 2.0), ("c", 3.0)]})
+    assert noise == pytest.approx(math.log(1.1) / math.sqrt(2))
+    assert repeat_noise({"f": [("a", 1.0), ("b", 1.1)]}) is None
+    measured, predicted = [1.0, 1.1, 2.0, 3.0], [1.1, 1.0, 2.0, 3.0]
+    assert tau(predicted, measured) == pytest.approx(4 / 6)
+    assert tau_beyond(predicted, measured, 0.068) == 1.0
+    assert math.isnan(tau_beyond(predicted, measured, 5.0))
+    assert tau_ceiling(measured, 1e-6) == 1.0
+    assert 0.3 < tau_ceiling(measured, 0.3) < 0.95
+
+
+def test_a_group_held_out_lends_nothing(runs):
+    far = [replace(run, group="elsewhere", site="elsewhere/h100") for run in runs[::6]]
+    assert [len(fold) for fold in group_folds([*runs, *far])] == [len(runs), len(far)]
+    found = held_out([*runs, *far], leave="group")
+    assert {p.run.id for p in found} == {run.id for run in runs}
+    # The platform's effects are shared, those of the site are not: near, and not exact.
+    errors = [abs(p.seconds / (p.run.step_time_s or 1) - 1) for p in found if p.run.group != "x"]
+    assert 0.001 < np.mean(errors) < 0.3

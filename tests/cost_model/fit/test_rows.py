@@ -1,11 +1,14 @@
+from typing import Any
+
 import pytest
 
 from autoshard.cost_model.errors import CostModelError
-from autoshard.cost_model.fit import read_run, read_runs
-from autoshard.cost_model.fit._rows import network_bytes_per_s
+from autoshard.cost_model.fit import read_run, read_runs, summarize, with_shipped
+from autoshard.cost_model.fit._lightest import admissible, lightest_plan
+from autoshard.cost_model.fit._words import network_bytes_per_s
 
 # Korthikanti et al. (arXiv:2205.05198), table 5: the 175 B model on 64 A100, full recomputation.
-ROW = {
+ROW: dict[str, Any] = {
     "id": "row-1",
     "group": "korthikanti22",
     "source": {"title": "Korthikanti et al. table 5"},
@@ -82,3 +85,65 @@ def test_rows_that_say_too_little(change, message):
         read_run({**ROW, **change})
     runs, left_out = read_runs([ROW, {**ROW, "id": "bad", **change}])
     assert len(runs) == 1 and set(left_out) == {"bad"}
+
+
+def test_a_mutilated_file_says_what_it_could_not_predict():
+    def broken(name, **changes):
+        return {**ROW, "id": name, **changes}
+
+    rows: list[Any] = [
+        ROW,
+        broken("no-measurement", measured=None),
+        broken("no-model", model={"name": "X"}),
+        broken("odd-device", hardware={"accel": "Quantum Q1"}),
+        broken("text-for-number", n_devices="sixty-four"),
+        broken("no-arithmetic", precision="fp8"),
+        broken("no-batch", global_batch=None),
+        broken("odd-name", model={**ROW["model"], "name": "Never Heard Of It"}, group="elsewhere"),
+        {key: value for key, value in ROW.items() if key not in ("id", "source")},
+        {key: value for key, value in ROW.items() if key != "parallel"},
+        "not a row",
+    ]
+    runs, left_out = read_runs(rows)
+    assert [run.id for run in runs] == ["row-1", "odd-name", "row 8"]
+    assert set(left_out) == {
+        "no-measurement",
+        "no-model",
+        "odd-device",
+        "text-for-number",
+        "no-arithmetic",
+        "no-batch",
+        "row-1",
+        "row 10",
+    }
+    assert "Quantum Q1" in left_out["odd-device"]
+    assert "fp8" in left_out["no-arithmetic"]
+    assert "parallel" in left_out["row-1"]
+    assert len(with_shipped(runs)) == 3
+    assert with_shipped([]) == []
+    assert summarize([])["rows"] == 0
+
+
+def test_settings_that_a_report_leaves_open_are_judged_lightly():
+    stated = read_run({**ROW, "parallel": {**ROW["parallel"], "zero": 1}})
+    assert stated.light is None
+    vague = read_run({**ROW, "recompute": "recipe-dependent (unknown)"})
+    assert vague.light is not None and vague.light.plan.recompute == "full"
+    offloaded = read_run({**ROW, "recompute": "custom: offload layer inputs"})
+    constants = offloaded.stack.memory
+    plain = offloaded.predict_memory(constants)
+    light = offloaded.predict_memory(constants, light=True)
+    assert light.parts["activations"] < plain.parts["activations"] / 4
+    assert sum(light.parts.values()) == pytest.approx(light.bytes)
+
+
+def test_a_planner_is_judged_by_its_lightest_plan():
+    open_plan = {"tp": None, "pp": None, "dp": None}
+    run = read_run({**ROW, "parallel": open_plan, "schedule": "parax.auto"})
+    assert run.plan_unknown
+    found = lightest_plan(run, run.stack.memory)
+    assert found is not None and found.fits
+    pipeline = read_run({**ROW, "parallel": open_plan, "schedule": "parax.inter_only"})
+    assert all(plan.tp == 1 and plan.zero == 0 for plan in admissible(pipeline))
+    heavier = lightest_plan(pipeline, run.stack.memory)
+    assert heavier is not None and heavier.bytes > found.bytes
