@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from autoshard.checkpoint._agree import by_leader
 from autoshard.checkpoint._async import PendingSave, start
 from autoshard.checkpoint._directory import (
     committed_steps,
@@ -23,7 +24,7 @@ from autoshard.checkpoint._load import load, metadata
 from autoshard.checkpoint._manifest import Manifest
 from autoshard.checkpoint._policies import KeepPolicy, SavePolicy
 from autoshard.checkpoint._processes import PEER_TIMEOUT_S, Group
-from autoshard.checkpoint._save import by_leader, make_request, run_save, step_number
+from autoshard.checkpoint._save import make_request, run_save, step_number
 from autoshard.checkpoint._verify import verify
 from autoshard.errors import (
     CheckpointError,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import math
 import operator
 import os
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,21 +17,22 @@ from typing import Any
 
 import numpy as np
 
+from autoshard.checkpoint._agree import agreed, by_leader
 from autoshard.checkpoint._checksums import combine_masked, content_digest, crc32c, tree_digest
-from autoshard.checkpoint._commit import PLAN, absolute, open_staging, read_commit, seal, staging_of
+from autoshard.checkpoint._commit import PLAN, absolute, open_staging, seal, staging_of
 from autoshard.checkpoint._io import Files
 from autoshard.checkpoint._manifest import LeafEntry, Manifest
 from autoshard.checkpoint._orbax import metadata_files
 from autoshard.checkpoint._owner import new_token
 from autoshard.checkpoint._plans import plan_file, plan_summary
-from autoshard.checkpoint._processes import PEER_TIMEOUT_S, Group, LostPeerError
+from autoshard.checkpoint._processes import PEER_TIMEOUT_S, Group
 from autoshard.checkpoint._snapshot import Pieces, Snapshot, take_snapshot
 from autoshard.checkpoint._tensors import index_shape
 from autoshard.checkpoint._tiles import Grid, Shape
 from autoshard.checkpoint._values import decode_value, orbax_scalar
 from autoshard.checkpoint._writer import TileWriter
 from autoshard.checkpoint._zarr import ArrayFormat
-from autoshard.errors import CheckpointError, CheckpointPeerError, CheckpointWriteError
+from autoshard.errors import CheckpointError
 from autoshard.plan import Plan
 
 _THREADS = max(2, min(8, os.cpu_count() or 2))
@@ -190,65 +190,6 @@ def run_save(request: Request) -> Manifest:
         if group.leads:
             request.files.remove_tree_quietly(staging)
         raise
-
-
-@contextlib.contextmanager
-def agreed(group: Group, path: Path) -> Generator[None]:
-    """Run a part of a save that must succeed in every process, or fail in every process."""
-    error: BaseException | None = None
-    try:
-        yield
-    except Exception as found:
-        error = found
-    with _reported(path):
-        texts = group.gather(_text(error))
-    if error is not None:
-        raise _as_ours(error, path) from error
-    for index, text in enumerate(texts):
-        if text is not None:
-            raise CheckpointWriteError(path, f"process {index} failed ({text})")
-
-
-def by_leader(group: Group, path: Path, work: Callable[[], Any]) -> Any:
-    """Run what one process does alone: its JSON result, or its error, in all. It waits for none."""
-    error: BaseException | None = None
-    result: Any = None
-    if group.leads:
-        try:
-            result = work()
-        except Exception as found:
-            error = found
-    with _reported(path):
-        text, result = group.tell([_text(error), result])
-    if error is not None:
-        raise _as_ours(error, path) from error
-    if text is not None:
-        raise CheckpointWriteError(path, f"process 0 failed ({text})")
-    return result
-
-
-@contextlib.contextmanager
-def _reported(path: Path) -> Generator[None]:
-    """Turn the loss of a process into the error that users see."""
-    try:
-        yield
-    except LostPeerError as lost:
-        try:
-            read_commit(path)
-            committed = True  # there was nothing when this save began, so it is this save's
-        except CheckpointError:
-            committed = False
-        raise CheckpointPeerError(path, lost.process, lost.reason, committed=committed) from lost
-
-
-def _text(error: BaseException | None) -> str | None:
-    return None if error is None else f"{type(error).__name__}: {error}"
-
-
-def _as_ours(error: BaseException, path: Path) -> BaseException:
-    if isinstance(error, OSError):
-        return CheckpointWriteError(path, error.strerror or str(error))
-    return error
 
 
 def write_leaves(
