@@ -51,6 +51,16 @@ def lower_bound(row: Mapping[str, Any]) -> tuple[float, str]:
     return STATE_BYTES * parameters / devices, "state, fully sharded"
 
 
+def _is_judged(row: Mapping[str, Any]) -> bool:
+    """Whether a row is an out-of-memory Wide-ResNet with the fields that its bound needs."""
+    try:
+        name = str(row["model"].get("name", ""))
+        known = row["model"]["params"] and row["n_devices"] and row["group"] and row["id"]
+        return bool(row["measured"].get("oom") and known and name.startswith("WideResNet"))
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
 def convolution_oom(rows: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Judge the out-of-memory rows of convolutional networks.
 
@@ -62,8 +72,7 @@ def convolution_oom(rows: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     out: list[dict[str, Any]] = []
     for row in rows:
-        name = str(row["model"].get("name", ""))
-        if not (row["measured"].get("oom") and name.startswith("WideResNet")):
+        if not _is_judged(row):
             continue
         needed, why = lower_bound(row)
         capacity = load_catalog()["v100-16"].hbm_bytes

@@ -195,6 +195,8 @@ def _model(row: Mapping[str, Any]) -> Transformer:
     if not heads:
         # Not reported: the multiple of tp whose heads come closest to 128 wide.
         choices = [a for a in range(tp, hidden // 32 + 1, tp) if hidden % a == 0]
+        if not choices:
+            raise InvalidFieldError("parallel.tp", tp, f"a divisor of hidden={hidden}")
         heads = min(choices, key=lambda a: abs(hidden / a - 128))
     moe = m.get("moe") or {}
     values: dict[str, Any] = {}
@@ -202,7 +204,7 @@ def _model(row: Mapping[str, Any]) -> Transformer:
         values = {
             "experts": moe["experts"],
             "top_k": moe.get("topk", 1),
-            "expert_ffn": moe.get("ffn") or m["ffn"],
+            "expert_ffn": moe.get("ffn") or m.get("ffn") or 4 * hidden,
             "shared_experts": moe.get("shared", 0) or 0,
             "dense_layers": moe.get("dense_layers", 0),
             "moe_every": moe.get("moe_every") or moe.get("interleave") or 1,

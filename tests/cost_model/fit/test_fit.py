@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from autoshard.cost_model import Constants, MemoryConstants
 from autoshard.cost_model.fit import (
     Prediction,
     by_group,
+    convolution_oom,
     group_folds,
     held_out,
     read_run,
@@ -179,3 +181,18 @@ def test_a_group_held_out_lends_nothing(runs):
     # The platform's effects are shared, those of the site are not: near, and not exact.
     errors = [abs(p.seconds / (p.run.step_time_s or 1) - 1) for p in found if p.run.group != "x"]
     assert 0.001 < np.mean(errors) < 0.3
+
+
+def test_odd_rows_are_no_convolutions():
+    wide = {"name": "WideResNet-2B", "params": 2e9, "layers": 50}
+    good = {
+        "id": "one",
+        "group": "alpa",
+        "model": wide,
+        "n_devices": 1,
+        "parallel": {},
+        "schedule": "parax.data_parallel",
+        "measured": {"oom": True},
+    }
+    odd: list[Any] = [7, {}, {"model": wide}, {**good, "n_devices": None}, {**good, "model": None}]
+    assert [judged["id"] for judged in convolution_oom([*odd, good])] == ["one"]
