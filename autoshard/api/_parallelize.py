@@ -107,7 +107,7 @@ def parallelize(
     if isinstance(plan, str | os.PathLike):
         plan = load_plan(plan)
     if plan is not None:
-        _check_plan(plan, strategy, like)
+        _check_plan(plan, strategy, like, reduce_dtype)
     _check_pins(pins, plan)
     if reduce_dtype is not None and reduce_dtype not in REDUCE_DTYPES:
         raise OptionError("reduce_dtype", reduce_dtype, ", ".join((*REDUCE_DTYPES, "None")))
@@ -155,7 +155,9 @@ def _check_pins(pins: Any, plan: Any) -> None:
         raise PlanOptionError("pins", pins, "the plan has the specs of all arguments")
 
 
-def _check_plan(plan: Any, strategy: str | None, like: Parallelized | None) -> None:
+def _check_plan(
+    plan: Any, strategy: str | None, like: Parallelized | None, reduce_dtype: str | None
+) -> None:
     """Refuse options that a plan has decided already."""
     if not isinstance(plan, Plan):
         raise OptionError("plan", plan, "a Plan, or the path of a plan file")
@@ -163,3 +165,5 @@ def _check_plan(plan: Any, strategy: str | None, like: Parallelized | None) -> N
         raise PlanOptionError("like", like, "the plan has the specs of the state")
     if strategy not in (None, plan.strategy):
         raise PlanOptionError("strategy", strategy, f"it was made with {plan.strategy!r}")
+    if reduce_dtype is not None:
+        raise PlanOptionError("reduce_dtype", reduce_dtype, "the plan has the types of its sums")

@@ -87,11 +87,13 @@ def _find_plan(
     hardware: str,
 ) -> Plan:
     """The plan that the user gave, one that was kept, or a new one."""
-    if options.given is not None:
+    if options.given is not None and not options.strict:
         return replay(options.given, program, mesh)
     ruled = with_rules(program)
     if options.strict and ruled.unknown:
         raise UnknownPrimitiveError(ruled.unknown)
+    if options.given is not None:
+        return replay(options.given, program, mesh)
     return cached_plan(
         ruled,
         mesh,

@@ -163,6 +163,8 @@ def test_options_that_contradict_the_plan(file, step_function):
         autoshard.parallelize(step_function, plan=plan, strategy="dp")
     with pytest.raises(PlanOptionError, match="leave like= out"):
         autoshard.parallelize(step_function, plan=plan, like=autoshard.parallelize(step_function))
+    with pytest.raises(PlanOptionError, match="the types of its sums"):
+        autoshard.parallelize(step_function, plan=plan, reduce_dtype="bfloat16")
     nonsense: list = [7, {"mesh": "data=8"}]
     for value in nonsense:
         with pytest.raises(OptionError):
