@@ -69,7 +69,7 @@ def logical_pins(tree: Any, rules: Rules | None = None) -> dict[str, PartitionSp
     return found
 
 
-def annotations(variables: Mapping[str, nnx.Variable[Any]]) -> dict[str, PartitionSpec]:
+def annotated_specs(variables: Mapping[str, nnx.Variable[Any]]) -> dict[str, PartitionSpec]:
     """The specs that NNX variables are annotated with; an annotation that says nothing is left out.
 
     Args:

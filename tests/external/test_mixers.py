@@ -105,8 +105,9 @@ class ComplexRecurrence(nn.Module):
 class Recurrent(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.RNN(nn.OptimizedLSTMCell(WIDTH))(x)
-        return nn.Bidirectional(nn.RNN(nn.GRUCell(32)), nn.RNN(nn.GRUCell(32)))(x)
+        hidden: Any = nn.RNN(nn.OptimizedLSTMCell(WIDTH))(x)
+        both: Any = nn.Bidirectional(nn.RNN(nn.GRUCell(32)), nn.RNN(nn.GRUCell(32)))(hidden)
+        return both
 
 
 class RaggedExperts(nnx.Module):

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from autoshard._compat import nnx_variable_access
 from autoshard.api._calls import Arguments, Call
-from autoshard.api._logical import annotations
+from autoshard.api._logical import annotated_specs
 from autoshard.api.adapters.nnx._layout import Layout
 from autoshard.api.adapters.nnx._pure import Outcome
 from autoshard.api.adapters.nnx._structure import Structure
@@ -76,7 +76,7 @@ class GraphCall(Call):
     def hints(self) -> dict[str, PartitionSpec]:
         """What the variables' annotations say."""
         named = zip(self.structure.slots, self.objects, strict=True)
-        return annotations({"/".join(slot.path): x for slot, x in named if slot.variable})
+        return annotated_specs({"/".join(slot.path): x for slot, x in named if slot.variable})
 
     def finish(self, entry: Any, placed: Sequence[Any], results: Sequence[Any]) -> Any:
         """Update the caller's objects and make the result."""
