@@ -1,8 +1,9 @@
 """Every test runs on eight emulated devices."""
 
 import difflib
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,21 @@ import jax  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 assert len(jax.devices()) == DEVICES, f"tests need {DEVICES} CPU devices, got {jax.devices()}"
+
+MANY_MAPS = 30_000
+"""Of the 65,530 memory maps that Linux gives a process. XLA dies of a lack of them while it
+compiles, and every compiled program keeps hundreds."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps() -> Iterator[None]:
+    """Let go of compiled programs before there are too many, as when all slow tests run."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
 
 GOLDEN = Path(__file__).parent / "golden"
 

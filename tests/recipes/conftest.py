@@ -160,9 +160,10 @@ def reference(model: str) -> Reference:
     return Reference(spec, step, state, batch, after, metrics)
 
 
-@functools.cache
+# Not all of them: hundreds of compiled programs use up the memory maps that a process may have.
+@functools.lru_cache(maxsize=24)
 def case(model: str, strategy: str, mesh: str) -> Planned:
-    """A model's train step under a strategy; compiled once, whoever asks."""
+    """A model's train step under a strategy; compiled once, whoever asks soon."""
     one = reference(model)
     return compile_plan(one.step, (one.state, one.batch), strategy, MESHES[mesh])
 

@@ -210,8 +210,10 @@ def test_megatron_gathers_and_scatters_where_tensor_all_reduces(case):
     """Korthikanti et al. 2022: 2 + 2 in each direction, and the inputs of columns once more."""
     planned = case("gpt", "megatron", "8")
     matrices = r"(attn|mlp_fc|mlp_proj)"
-    assert counts(planned, BLOCK + matrices) == {"all-gather": 2, "reduce-scatter": 2}
-    back = counts(planned, BLOCK_BACK + matrices)
+    # By block: jax 0.11 names a gather after the norm that it gathers, not after its reader.
+    forward = counts(planned, BLOCK)
+    assert (forward["all-gather"], forward["reduce-scatter"]) == (2, 2)
+    back = counts(planned, BLOCK_BACK)
     assert back["reduce-scatter"] == 2
     assert back["all-gather"] == 2 + 2
     # What is all-reduced is small: scales and biases, statistics of the softmax, the lookup.
