@@ -59,8 +59,8 @@ PROGRAMS = {
         attention,
         (
             {**{n: normal(8, 4, 4) for n in "qkv"}, "o": normal(4, 4, 8)},
-            normal(4, 8, 8),
-            normal(4, 8, 8),
+            normal(8, 8, 8),
+            normal(8, 8, 8),
         ),
     ),
 }
