@@ -59,7 +59,8 @@ def _check(case, strategy):
         training.train_step, mesh="data=2,model=4", strategy=strategy, donate=False
     )
     actual, actual_metrics = step(state, batch)
-    np.testing.assert_allclose(actual_metrics["loss"], metrics["loss"], rtol=1e-6)
+    # Sums of convolutions on shards round elsewhere: 1.3e-6 for the U-Net.
+    np.testing.assert_allclose(actual_metrics["loss"], metrics["loss"], rtol=3e-6)
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected.opt_state))
     for part in ("opt_state", "collections"):
         left, right = (jax.tree.leaves(getattr(s, part)) for s in (actual, expected))
