@@ -38,6 +38,9 @@ def main() -> None:
         name, *arguments = options.child
         print("RESULT " + json.dumps(CHILDREN[name](*arguments)), flush=True)
         return
+    unknown = sorted({*options.only.split(",")} - {*PARTS})
+    if unknown:
+        parser.error(f"--only {','.join(unknown)}: choose from {', '.join(PARTS)}")
     arrays = max(1, round(options.gigabytes * 1e9 / (4 * SIDE * SIDE)))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         found: dict[str, Any] = {"arrays": arrays, "bytes": arrays * 4 * SIDE * SIDE}
