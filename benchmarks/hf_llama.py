@@ -21,9 +21,17 @@ from importlib import import_module
 from typing import Any
 
 STRATEGIES = {
+    "replicate": "data=8",
     "dp": "data=8",
+    "zero1": "data=8",
+    "zero2": "data=8",
     "zero3": "data=8",
     "tensor": "model=8",
+    "megatron": "model=8",
+    "sequence": "seq=8",
+    "expert": "expert=8",
+    "table": "rows=8",
+    "propagate": "data=8",
     "zero3+tensor": "data=2,model=4",
 }
 GOAL = {"seconds": 20.0, "gib": 2.0}

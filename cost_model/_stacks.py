@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .errors import UnknownNameError
 
@@ -95,6 +95,17 @@ _COMPILED = {
     "tensor_exposed": 0.5,
 }
 
+_XLA = Stack(
+    name="autoshard",
+    memory=_ALLOCATOR,
+    compiled=True,
+    master_weights=True,
+    gathered_share=1 / 3,
+    replays_last=False,
+    replays_core=True,
+    prior=_COMPILED,
+)
+
 STACKS: Mapping[str, Stack] = {
     stack.name: stack
     for stack in (
@@ -138,28 +149,8 @@ STACKS: Mapping[str, Stack] = {
             replays_last=False,
             prior={"traffic": 0.6},
         ),
-        Stack(
-            name="maxtext",
-            memory=_ALLOCATOR,
-            compiled=True,
-            gradient_bytes=4,
-            master_weights=True,
-            gathered_share=1 / 3,
-            replays_last=False,
-            replays_core=True,
-            prior=_COMPILED,
-        ),
-        Stack(
-            name="pax",
-            memory=_ALLOCATOR,
-            compiled=True,
-            gradient_bytes=4,
-            master_weights=True,
-            gathered_share=1 / 3,
-            replays_last=False,
-            replays_core=True,
-            prior=_COMPILED,
-        ),
+        replace(_XLA, name="maxtext", gradient_bytes=4),
+        replace(_XLA, name="pax", gradient_bytes=4),
         Stack(
             name="alpa",
             combined_gradients=True,
@@ -171,16 +162,7 @@ STACKS: Mapping[str, Stack] = {
             gradient_memory=2.0,
             prior={**_COMPILED, "traffic": 0.7, "data_exposed": 0.9, "gather_exposed": 0.9},
         ),
-        Stack(
-            name="autoshard",
-            memory=_ALLOCATOR,
-            compiled=True,
-            master_weights=True,
-            gathered_share=1 / 3,
-            replays_last=False,
-            replays_core=True,
-            prior=_COMPILED,
-        ),
+        _XLA,
         # What the fit finds for the PyTorch stacks with flash attention: 0.76 and 0.78.
         Stack(name="generic", memory=MemoryConstants(activations=0.8), prior={}),
     )

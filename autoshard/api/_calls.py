@@ -78,7 +78,7 @@ class Call:
         return self.given.kwargs
 
     @property
-    def hints(self) -> dict[str, PartitionSpec]:
+    def annotations(self) -> dict[str, PartitionSpec]:
         """What annotations of the arguments say about their sharding, by path."""
         return {}
 

@@ -74,7 +74,7 @@ def plan_call(
         program = trace_call(function, call, mesh, keep_custom=keep_custom)
     shape = MeshShape(tuple(mesh.shape), tuple(mesh.shape.values()))
     fixed = _fitting_specs(program, _fixed_specs(earlier))
-    plan = _find_plan(program, shape, options, fixed, call.hints, hardware)
+    plan = _find_plan(program, shape, options, fixed, call.annotations, hardware)
     return program, replace(plan, notes=(*plan.notes, *notes))
 
 
@@ -83,7 +83,7 @@ def _find_plan(
     mesh: MeshShape,
     options: PlanOptions,
     fixed: Mapping[str, Spec],
-    hints: Mapping[str, PartitionSpec],
+    annotations: Mapping[str, PartitionSpec],
     hardware: str,
 ) -> Plan:
     """The plan that the user gave, one that was kept, or a new one."""
@@ -103,7 +103,7 @@ def _find_plan(
             options.strategy,
             pins=options.pins,
             fixed=fixed,
-            hints=hints,
+            annotations=annotations,
             reduce_dtype=options.reduce_dtype,
         ),
         hardware=hardware,
@@ -112,7 +112,7 @@ def _find_plan(
             "reduce_dtype": options.reduce_dtype,
             "pins": {path: str(spec) for path, spec in sorted(options.pins.items())},
             "fixed": {path: str(spec) for path, spec in sorted(fixed.items())},
-            "hints": {path: str(spec) for path, spec in sorted(hints.items())},
+            "annotations": {path: str(spec) for path, spec in sorted(annotations.items())},
         },
     )
 

@@ -59,7 +59,10 @@ class LeafPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reduction:
-    """How a partial result is combined, where lowering writes it out.
+    """An op that lowering writes out on shards, and how its partial result is combined.
+
+    A convolution that sums over nothing cut is written out with nothing to combine: both `axes`
+    and `reduced` are empty.
 
     Args:
         axes: Axes over which it is partial and that it is scattered over, major to minor.
@@ -94,8 +97,9 @@ class Plan:
             last.
         regathers: Operand constraints that must not share the work of an earlier one: the array
             is gathered anew, so that the first copy does not stay alive in between.
-        reductions: Op id → how its partial result is combined, for ops whose reduction the
-            lowering writes out because a partitioner may all-reduce, and cut or add afterwards.
+        reductions: Op id → how its partial result is combined, for ops that the lowering writes
+            out: because a partitioner may all-reduce, and cut or add afterwards, or because it
+            gets convolutions wrong.
         notes: Things that the user should know, such as what stays replicated and why.
         origin: The program that is planned, or for a plan from a file its structure.
         versions: For a plan from a file, what wrote it: package → version.

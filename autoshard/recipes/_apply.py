@@ -27,7 +27,7 @@ from autoshard.recipes.pins import (
     read_pins,
     spread_pins,
     user_constraints,
-    with_hints,
+    with_annotations,
 )
 from autoshard.recipes.propagate._recipe import by_propagation
 from autoshard.rules import RuledProgram, with_rules
@@ -72,7 +72,7 @@ def plan_by_recipe(
     *,
     pins: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Spec] | None = None,
-    hints: Mapping[str, PartitionSpec] | None = None,
+    annotations: Mapping[str, PartitionSpec] | None = None,
     reduce_dtype: str | None = None,
 ) -> Plan:
     """Plan a program with a strategy.
@@ -84,8 +84,8 @@ def plan_by_recipe(
         pins: Specs of arguments and results, which hold whatever the strategy says: path or
             pattern → `jax.sharding.PartitionSpec`. Constraints in the program hold as well.
         fixed: Specs of arguments by path that are shared with another function.
-        hints: What a model's annotations say, by path of the argument: followed where the mesh
-            has the axes and they divide, unless a pin says otherwise.
+        annotations: What a model says of its arguments, by path: followed where the mesh has the
+            axes and they divide, unless a pin says otherwise.
         reduce_dtype: The type in which gradients are combined, or None: the widest one of the
             parameters.
 
@@ -106,7 +106,7 @@ def plan_by_recipe(
     flow = Flow(ruled, mesh)
     held = user_constraints(ruled.program, mesh)
     held |= read_pins(ruled.program, mesh, roles, pins or {}, fixed or {})
-    held, notes = with_hints(ruled.program, mesh, roles, held, hints or {})
+    held, notes = with_annotations(ruled.program, mesh, roles, held, annotations or {})
     hold_pins(flow, context, held)
     pinned = pinned_axes(held.values())
     named = {axis for term in terms for axis in term.axes}

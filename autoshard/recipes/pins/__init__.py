@@ -1,7 +1,7 @@
 """Pins: specs that users give to arguments, results and values, and that hold in every strategy."""
 
+from autoshard.recipes.pins._annotations import with_annotations as with_annotations
 from autoshard.recipes.pins._constraints import user_constraints as user_constraints
-from autoshard.recipes.pins._hints import with_hints as with_hints
 from autoshard.recipes.pins._hold import fill_open as fill_open
 from autoshard.recipes.pins._hold import hold_pins as hold_pins
 from autoshard.recipes.pins._hold import pinned_axes as pinned_axes

@@ -73,7 +73,7 @@ class GraphCall(Call):
         return {}
 
     @property
-    def hints(self) -> dict[str, PartitionSpec]:
+    def annotations(self) -> dict[str, PartitionSpec]:
         """What the variables' annotations say."""
         named = zip(self.structure.slots, self.objects, strict=True)
         return annotated_specs({"/".join(slot.path): x for slot, x in named if slot.variable})

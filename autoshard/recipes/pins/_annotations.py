@@ -1,4 +1,4 @@
-"""Hints: what the annotations of a model say about its arrays, followed where it can be."""
+"""What a model's annotations say about its arrays: hints, followed where that can be."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from autoshard.tracing import Program, nbytes
 _SOURCE = "the annotation of its variable"
 
 
-def with_hints(
+def with_annotations(
     program: Program,
     mesh: MeshShape,
     roles: Roles,
     pins: Mapping[int, Pin],
-    hints: Mapping[str, PartitionSpec],
+    annotations: Mapping[str, PartitionSpec],
 ) -> tuple[dict[int, Pin], list[str]]:
-    """Add the hints that the mesh can follow; what is pinned already stays as it is.
+    """Add the annotations that the mesh can follow; what is pinned already stays as it is.
 
     An annotation was written without knowing the mesh, so that names which are no axes of it say
     nothing, and one that does not fit is left out with a note. Dimensions without an axis are open
@@ -33,18 +33,18 @@ def with_hints(
         mesh: The mesh.
         roles: Which arguments are state.
         pins: Op id of an argument, result or constraint → its pin.
-        hints: Path of an argument → what its annotation says.
+        annotations: Path of an argument → what its annotation says.
 
     Returns:
-        The pins with those of the hints, and notes for the user.
+        The pins with those of the annotations, and notes for the user.
     """
     found = dict(pins)
     followed: list[str] = []
     notes: list[str] = []
     for leaf in program.arguments:
-        if leaf.op in pins or leaf.captured or leaf.path not in hints:
+        if leaf.op in pins or leaf.captured or leaf.path not in annotations:
             continue
-        entries = [_known(entry, mesh) for entry in hints[leaf.path]]
+        entries = [_known(entry, mesh) for entry in annotations[leaf.path]]
         if not any(entries):
             continue
         spec = PartitionSpec(*(entry or PartitionSpec.UNCONSTRAINED for entry in entries))
