@@ -1,33 +1,18 @@
 """Pipeline schedules by event simulation: unequal stages, transfers, and what is in flight.
 
 A schedule is a list of operations per stage; the simulator runs each list in order, an operation
-starting when its stage is free and what it needs has arrived. Splitting the backward pass into B
-(gradient of the input) and W (gradient of the weights) gives the zero-bubble schedules.
+starting when its stage is free and what it needs has arrived. The order in which operations can run
+depends on no time and is worked out once per schedule and size.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 from ._check import non_negative, one_of, positive_int
+from ._schedules import SCHEDULES, Op, ScheduleName
 from .errors import ContradictionError, InvalidFieldError
-
-ScheduleName = Literal["gpipe", "1f1b", "interleaved", "circular", "zb-h1", "zb-h2"]
-OpKind = Literal["F", "B", "W"]
-
-
-class Op(NamedTuple):
-    """One operation of a stage.
-
-    Attributes:
-        kind: "F" forward, "B" backward (of the input, where W is apart), "W" weight gradient.
-        microbatch: which microbatch.
-        chunk: which of the stage's virtual stages.
-    """
-
-    kind: OpKind
-    microbatch: int
-    chunk: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,115 +59,6 @@ class PipelineResult:
     timeline: tuple[tuple[tuple[Op, float, float], ...], ...]
 
 
-def gpipe(stages: int, microbatches: int) -> list[list[Op]]:
-    """All forwards, then all backwards (Huang et al., arXiv:1811.06965)."""
-    order = [Op("F", i) for i in range(microbatches)]
-    order += [Op("B", i) for i in reversed(range(microbatches))]
-    return [list(order) for _ in range(stages)]
-
-
-def one_f_one_b(stages: int, microbatches: int) -> list[list[Op]]:
-    """Warm-up of p - 1 - stage forwards, then one forward, one backward (PipeDream-flush)."""
-    out: list[list[Op]] = []
-    for stage in range(stages):
-        warm = min(stages - 1 - stage, microbatches)
-        ops = [Op("F", i) for i in range(warm)]
-        for i in range(microbatches - warm):
-            ops += [Op("F", warm + i), Op("B", i)]
-        ops += [Op("B", i) for i in range(microbatches - warm, microbatches)]
-        out.append(ops)
-    return out
-
-
-def interleaved(stages: int, microbatches: int, chunks: int) -> list[list[Op]]:
-    """Interleaved 1F1B (Narayanan et al. SC21, section 2.2.2).
-
-    Each stage holds every p-th slice of the model; microbatches go in rounds of p.
-
-    Raises:
-        ContradictionError: microbatches are no multiple of the stages.
-    """
-    if microbatches % stages:
-        raise ContradictionError(
-            [f"microbatches={microbatches}", f"stages={stages}"],
-            "interleaving works in rounds of as many microbatches as stages",
-            f"Use a multiple of {stages}",
-        )
-    total = microbatches * chunks
-
-    def at(step: int, forward: bool) -> Op:
-        round_, rest = divmod(step, stages * chunks)
-        chunk, offset = divmod(rest, stages)
-        if not forward:
-            chunk = chunks - 1 - chunk
-        return Op("F" if forward else "B", round_ * stages + offset, chunk)
-
-    out: list[list[Op]] = []
-    for stage in range(stages):
-        warm = min(2 * (stages - 1 - stage) + (chunks - 1) * stages, total)
-        ops = [at(i, True) for i in range(warm)]
-        for i in range(total - warm):
-            ops += [at(warm + i, True), at(i, False)]
-        ops += [at(i, False) for i in range(total - warm, total)]
-        out.append(ops)
-    return out
-
-
-def circular(stages: int, microbatches: int, chunks: int) -> list[list[Op]]:
-    """Circular (breadth-first) pipeline: each chunk runs all microbatches before the next.
-
-    Microbatches travel `chunks` times around the ring of stages, forward as a whole and then
-    backward as a whole, as a scan over stages in JAX does (MaxText, praxis).
-    """
-    if microbatches < stages:
-        raise ContradictionError(
-            [f"microbatches={microbatches}", f"stages={stages}"],
-            "a microbatch would come around before its stage is free",
-            f"Use at least {stages} microbatches",
-        )
-    order = [Op("F", i, c) for c in range(chunks) for i in range(microbatches)]
-    order += [Op("B", i, c) for c in reversed(range(chunks)) for i in reversed(range(microbatches))]
-    return [list(order) for _ in range(stages)]
-
-
-def zero_bubble(stages: int, microbatches: int, *, eager: bool) -> list[list[Op]]:
-    """Zero-bubble schedules with B and W apart (Qi et al., arXiv:2401.10241).
-
-    H1 keeps 1F1B's order and memory and moves the W of the warm-up into the cool-down; H2
-    (`eager`) runs up to 2p - 1 forwards ahead, which fills the bubble and holds twice the
-    activations.
-    """
-    out: list[list[Op]] = []
-    for stage in range(stages):
-        warm = min(2 * (stages - stage) - 1 if eager else stages - stage, microbatches)
-        # W runs behind B, so that the stages behind get their B sooner: on H2 until this stage's
-        # share of the cool-down is reached.
-        behind = 2 * stage if eager else stage
-        ops = [Op("F", i) for i in range(warm)]
-        forwards, weights = warm, 0
-        for i in range(microbatches):
-            ops.append(Op("B", i))
-            if i >= behind:
-                ops.append(Op("W", weights))
-                weights += 1
-            if forwards < microbatches:
-                ops.append(Op("F", forwards))
-                forwards += 1
-        ops += [Op("W", i) for i in range(weights, microbatches)]
-        out.append(ops)
-    return out
-
-
-_SCHEDULES: Mapping[str, Callable[[int, int, int], list[list[Op]]]] = {
-    "gpipe": lambda p, m, v: gpipe(p, m),
-    "1f1b": lambda p, m, v: one_f_one_b(p, m),
-    "interleaved": interleaved,
-    "circular": circular,
-    "zb-h1": lambda p, m, v: zero_bubble(p, m, eager=False),
-    "zb-h2": lambda p, m, v: zero_bubble(p, m, eager=True),
-}
-
-
 def simulate(
     schedule: ScheduleName,
     stages: Sequence[StageTime],
@@ -207,7 +83,7 @@ def simulate(
         InvalidFieldError: an unknown schedule or a size below one.
         ContradictionError: a schedule that does not exist for these sizes.
     """
-    one_of("schedule", schedule, tuple(_SCHEDULES))
+    one_of("schedule", schedule, tuple(SCHEDULES))
     p = positive_int("stages", len(stages))
     positive_int("microbatches", microbatches)
     positive_int("chunks", chunks)
@@ -218,43 +94,12 @@ def simulate(
             "Set chunks=1 or schedule='interleaved'",
         )
     split = schedule.startswith("zb")
-    orders = _SCHEDULES[schedule](p, microbatches, chunks)
-    durations = [
-        {
-            "F": stage.forward_s / chunks,
-            "B": (stage.backward_s - (stage.weight_s if split else 0.0)) / chunks,
-            "W": stage.weight_s,
-        }
-        for stage in stages
-    ]
-    done: dict[tuple[str, int, int, int], float] = {}
-    free = [0.0] * p
-    cursor = [0] * p
+    steps = _steps(schedule, p, microbatches, chunks)
+    starts, ends = _times(steps, _durations(schedule, stages, chunks), p, transfer_s)
     timeline: list[list[tuple[Op, float, float]]] = [[] for _ in range(p)]
-    remaining = sum(len(order) for order in orders)
-    while remaining:
-        progressed = False
-        for stage in range(p):
-            while cursor[stage] < len(orders[stage]):
-                op = orders[stage][cursor[stage]]
-                ready = _ready(op, stage, p, chunks, done, transfer_s)
-                if ready is None:
-                    break
-                start = max(ready, free[stage])
-                end = start + durations[stage][op.kind]
-                done[op.kind, stage, op.microbatch, op.chunk] = end
-                free[stage] = end
-                timeline[stage].append((op, start, end))
-                cursor[stage] += 1
-                remaining -= 1
-                progressed = True
-        if not progressed:
-            raise ContradictionError(
-                [f"schedule={schedule!r}", f"microbatches={microbatches}"],
-                "the stages wait for each other",
-                "Use more microbatches",
-            )
-    seconds = max(free)
+    for step, start, end in zip(steps, starts, ends, strict=True):
+        timeline[step.stage].append((step.op, start, end))
+    seconds = max(ends)
     busy = sum(end - start for line in timeline for _, start, end in line)
     return PipelineResult(
         seconds=seconds,
@@ -265,33 +110,129 @@ def simulate(
     )
 
 
-def _ready(
-    op: Op,
-    stage: int,
-    stages: int,
-    chunks: int,
-    done: Mapping[tuple[str, int, int, int], float],
-    transfer_s: float,
-) -> float | None:
-    """When an operation's input is there, or None if it is not made yet."""
+def simulated_span(
+    schedule: ScheduleName,
+    stages: Sequence[StageTime],
+    microbatches: int,
+    *,
+    chunks: int = 1,
+    transfer_s: float = 0.0,
+) -> tuple[float, float]:
+    """(`seconds`, `span_s`) of `simulate` without its timeline, several times faster.
+
+    Args:
+        schedule: its name.
+        stages: seconds per stage and microbatch.
+        microbatches: microbatches of the step.
+        chunks: virtual stages per stage.
+        transfer_s: seconds of one transfer.
+    """
+    p = len(stages)
+    steps = _steps(schedule, p, microbatches, chunks)
+    starts, ends = _times(steps, _durations(schedule, stages, chunks), p, transfer_s)
+    first, last = [-1.0] * p, [0.0] * p
+    for step, start, end in zip(steps, starts, ends, strict=True):
+        if first[step.stage] < 0:
+            first[step.stage] = start
+        last[step.stage] = end
+    return max(ends), max(b - a for a, b in zip(first, last, strict=True))
+
+
+class _Step(NamedTuple):
+    """One operation in an order that every operation's input precedes.
+
+    Attributes:
+        op: the operation.
+        stage: where it runs.
+        source: place of the operation that makes its input; -1 for the first forwards.
+        hops: 1 where the input comes from another stage, else 0.
+    """
+
+    op: Op
+    stage: int
+    source: int
+    hops: int
+
+
+@lru_cache(maxsize=64)
+def _steps(schedule: ScheduleName, p: int, microbatches: int, chunks: int) -> tuple[_Step, ...]:
+    """All operations in an order in which they can run; it depends on no time.
+
+    Raises:
+        ContradictionError: a schedule whose stages wait for each other.
+    """
+    orders = SCHEDULES[schedule](p, microbatches, chunks)
+    place: dict[tuple[str, int, int, int], int] = {}
+    cursor = [0] * p
+    steps: list[_Step] = []
+    total = sum(len(order) for order in orders)
+    while len(steps) < total:
+        before = len(steps)
+        for stage, order in enumerate(orders):
+            while cursor[stage] < len(order):
+                op = order[cursor[stage]]
+                needs = _needs(op, stage, p, chunks)
+                source = -1 if needs is None else place.get(needs)
+                if source is None:
+                    break
+                place[op.kind, stage, op.microbatch, op.chunk] = len(steps)
+                hops = int(needs is not None and needs[1] != stage)
+                steps.append(_Step(op, stage, source, hops))
+                cursor[stage] += 1
+        if len(steps) == before:
+            raise ContradictionError(
+                [f"schedule={schedule!r}", f"microbatches={microbatches}"],
+                "the stages wait for each other",
+                "Use more microbatches",
+            )
+    return tuple(steps)
+
+
+def _needs(op: Op, stage: int, stages: int, chunks: int) -> tuple[str, int, int, int] | None:
+    """(kind, stage, microbatch, chunk) of the operation that makes an operation's input."""
     if op.kind == "W":
-        return done.get(("B", stage, op.microbatch, op.chunk))
+        return "B", stage, op.microbatch, op.chunk
     forward = op.kind == "F"
-    first = stage == 0 if forward else stage == stages - 1
-    if not first:
-        source = (op.kind, stage - 1 if forward else stage + 1, op.microbatch, op.chunk)
-    elif forward and op.chunk > 0:
-        source = ("F", stages - 1, op.microbatch, op.chunk - 1)
-    elif not forward and op.chunk < chunks - 1:
-        source = ("B", 0, op.microbatch, op.chunk + 1)
-    elif forward:
-        return 0.0
-    else:
-        # The loss turns around on the last stage without a transfer.
-        return done.get(("F", stage, op.microbatch, op.chunk))
-    end = done.get(source)
-    # One stage alone passes nothing on.
-    return None if end is None else end + (transfer_s if stages > 1 else 0.0)
+    if stage != (0 if forward else stages - 1):
+        return op.kind, stage - 1 if forward else stage + 1, op.microbatch, op.chunk
+    if forward:
+        return ("F", stages - 1, op.microbatch, op.chunk - 1) if op.chunk else None
+    if op.chunk < chunks - 1:
+        return "B", 0, op.microbatch, op.chunk + 1
+    # The loss turns around on the last stage.
+    return "F", stage, op.microbatch, op.chunk
+
+
+def _durations(
+    schedule: ScheduleName, stages: Sequence[StageTime], chunks: int
+) -> list[dict[str, float]]:
+    split = schedule.startswith("zb")
+    return [
+        {
+            "F": stage.forward_s / chunks,
+            "B": (stage.backward_s - (stage.weight_s if split else 0.0)) / chunks,
+            "W": stage.weight_s,
+        }
+        for stage in stages
+    ]
+
+
+def _times(
+    steps: Sequence[_Step], durations: Sequence[Mapping[str, float]], p: int, transfer_s: float
+) -> tuple[list[float], list[float]]:
+    """When each step starts and ends: once its stage is free and its input has arrived."""
+    free = [0.0] * p
+    starts: list[float] = []
+    ends: list[float] = []
+    for op, stage, source, hops in steps:
+        start = free[stage]
+        if source >= 0:
+            ready = ends[source] + hops * transfer_s
+            start = max(start, ready)
+        starts.append(start)
+        free[stage] = start + durations[stage][op.kind]
+        ends.append(free[stage])
+    return starts, ends
 
 
 def _in_flight(line: Sequence[tuple[Op, float, float]], chunks: int, split: bool) -> float:
