@@ -5,10 +5,13 @@ for all-gather, reduce-scatter and all-to-all; for all-reduce, broadcast and per
 array that each device holds. Per segment of size :math:`D` with :math:`r` participants inside
 each of its units, an all-gather of :math:`V` bytes takes
 
-.. math:: t = \frac{V + h}{r W} \frac{D - 1}{D} + \alpha\,\text{steps}
+.. math:: t = \frac{V + h}{r W} \frac{n - 1}{n} + \alpha\,\text{steps}
 
-(:math:`h`: the size at half bandwidth). Switched levels are pipelined, so the slowest one paces
-the others; torus and slice network run one after the other, as XLA emits them.
+(:math:`h`: the size at half bandwidth; :math:`n` the participants of one ring). On a torus and
+between slices every segment has its own ring, :math:`n = D`, and they run one after the other, as
+XLA emits them. On switches NCCL winds one ring through all devices, :math:`n = r D`: between two
+nodes of eight it carries 15/16 of the array, where a hierarchical algorithm would carry half. Its
+levels are pipelined, so the slowest one paces the others.
 
 Sources: jax-ml/scaling-book ("TPUs", "GPUs": torus and hierarchical formulas); Thakur et al. 2005
 and NCCL (ring and tree); Hockney's alpha-beta model.
@@ -37,9 +40,11 @@ def _passes(total_bytes: float, link: Link) -> tuple[float, float]:
     """Bandwidth and latency seconds of one all-gather pass."""
     inside, pipelined, chained, latency = 1, 0.0, 0.0, 0.0
     for segment in link.segments:
-        part = (segment.size - 1) / segment.size
+        own_ring = segment.kind == "torus" or segment.level == "dcn"
+        ring = segment.size if own_ring else segment.size * inside
+        part = (ring - 1) / ring
         seconds = (total_bytes + segment.half_bytes) * part / (segment.bytes_per_s * inside)
-        if segment.kind == "torus" or segment.level == "dcn":
+        if own_ring:
             chained += seconds
         elif seconds > pipelined:
             pipelined = seconds

@@ -7,7 +7,7 @@ formulas are those of `_compute`, written out for the six matrix products of a l
 import math
 from dataclasses import dataclass
 
-from ._compute import KAPPA, alignment
+from ._compute import KAPPA, WAVE_SHARE, alignment
 from ._constants import Constants, Stack
 from ._hardware import Device
 from ._parallel import Parallelism
@@ -19,6 +19,13 @@ TENSOR_LAUNCHES = 6.0
 # Elements of a product's contracted dimension that its pipeline loses to prologue and epilogue.
 # A training step contracts over all three sizes: forward over k, backward over n and the rows.
 CONTRACTION_RAMP = 100.0
+# Passes over the score matrix of an unfused attention forward: the product writes it, softmax
+# reads and writes, dropout reads, writes and keeps a mask of half the width, the second product
+# reads.
+SCORE_PASSES = 6.5
+# Row-wise traffic of the stacks without fused attention, relative to the passes counted below:
+# Megatron joins bias with GeLU, and bias with dropout and residual.
+JOINT_KERNELS = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +116,7 @@ def _products(
             if device.cores:
                 # Wave quantization of the output tiles; the last wave is often not full.
                 tiles = -(-rows // 256) * -(-n // 128) / device.cores
-                compute *= -(-tiles // 1) / tiles
+                compute *= 1.0 + WAVE_SHARE * (-(-tiles // 1) / tiles - 1.0)
         memory = r.itemsize * (rows * (n + k) + n * k) / r.memory
         seconds += compute + memory - KAPPA * min(compute, memory) + constants.ramp_s
     return seconds
@@ -194,13 +201,15 @@ def layer_forward(
         core *= _pad(head_dim, 128)
     core_bytes = 4.0 * r.itemsize * tokens * width
     if not stack.flash:
-        core_bytes += 5.0 * r.itemsize * tokens * keys * model.heads / tp * constants.traffic
+        stored = r.itemsize * tokens * keys * model.heads / tp
+        core_bytes += SCORE_PASSES * stored * constants.traffic
     core_memory = core_bytes / r.memory
     attention = core + core_memory - KAPPA * min(core, core_memory) + constants.ramp_s
     # Norms and residuals work on whole rows unless the sequence is split too; the rest is local.
     row = 10.0 * h / (tp if plan.sequence_parallel else 1) + 4.0 * (width + kv)
     row += (6.0 if model.gated else 4.0) * ffn_rows
-    elementwise = constants.traffic * r.itemsize * tokens * row / r.memory
+    joint = 1.0 if stack.flash else JOINT_KERNELS
+    elementwise = constants.traffic * joint * r.itemsize * tokens * row / r.memory
     return LayerTime(matmul, attention, elementwise, kernels, last)
 
 

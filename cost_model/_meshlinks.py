@@ -42,19 +42,21 @@ class StepLinks:
 _NOTHING = Link(())
 
 # A group with g devices in every node could drive g devices' shares of the network cards. Where
-# it is the whole node it does; a part of a node shares cards with the groups beside it, and runs
-# as if it had g to this power (vTrain's and BigScience's runs with tp of 2 and 4).
-PARTIAL_NODE = 0.6
+# it is the whole node, or every device has its own card, it does. A part of a node whose cards
+# serve several devices shares them with the groups beside it, and runs as if it had g to this
+# power (vTrain's and BigScience's runs with tp of 2 and 4, on nodes with four cards for eight).
+PARTIAL_NODE = 0.3
 
 
-def _achieved(segments: list[Segment], c: Constants, node: int = 1) -> Link:
+def _achieved(segments: list[Segment], c: Constants, shared_in: int = 1) -> Link:
+    """Segments at achieved rates; `shared_in`: devices of a node whose cards are shared."""
     out: list[Segment] = []
     inside = 1
     for s in segments:
         far = s.level in ("cluster", "group", "dcn")
         share, latency = (c.out, c.out_latency_s) if far else (c.up, c.up_latency_s)
         steps = s.steps
-        if far and 1 < inside < node:
+        if far and 1 < inside < shared_in:
             share *= inside ** (PARTIAL_NODE - 1.0)
         inside *= s.size
         if s.kind == "switch":
@@ -132,24 +134,26 @@ def step_links(
         return replace(_torus_links(topology, plan, c), tables=tables)
     near = [level for level in topology.inner if level.name not in ("cluster", "group")]
     node = math.prod(level.size for level in near)
+    shared_in = node if any(level.devices_per_card > 1 for level in topology.inner) else 1
     tp, cp, dp = plan.tp, plan.cp, plan.dp
     inner = tp * cp
-    tensor = _achieved(_switched(topology, tp, 1), c, node) if tp > 1 else _NOTHING
-    context = _achieved(_switched(topology, cp, tp), c, node) if cp > 1 else _NOTHING
+    tensor = _achieved(_switched(topology, tp, 1), c, shared_in) if tp > 1 else _NOTHING
+    context = _achieved(_switched(topology, cp, tp), c, shared_in) if cp > 1 else _NOTHING
     data = fsdp = expert = pipe = _NOTHING
     if plan.zero == 3:
         shards = plan.weight_shards
-        fsdp = _achieved(_switched(topology, shards, tp), c, node) if shards > 1 else _NOTHING
+        fsdp = _achieved(_switched(topology, shards, tp), c, shared_in) if shards > 1 else _NOTHING
         replicas = dp * cp // shards
         if replicas > 1:
-            data = _achieved(_switched(topology, replicas, tp * shards), c, node)
+            data = _achieved(_switched(topology, replicas, tp * shards), c, shared_in)
     elif dp * cp > 1:
-        data = _achieved(_switched(topology, dp * cp, tp), c, node)
+        data = _achieved(_switched(topology, dp * cp, tp), c, shared_in)
     if plan.ep > 1:
-        expert = _achieved(_switched(topology, plan.ep, 1 if plan.ep > dp * cp else tp), c, node)
+        stride = 1 if plan.ep > dp * cp else tp
+        expert = _achieved(_switched(topology, plan.ep, stride), c, shared_in)
     if plan.pp > 1:
         # Neighbouring stages lie dp x cp x tp apart.
-        pipe = _achieved(_switched(topology, plan.pp, inner * dp)[-1:], c, node)
+        pipe = _achieved(_switched(topology, plan.pp, inner * dp)[-1:], c, shared_in)
     nodes = math.prod(level.size for level in topology.inner) // node
     return StepLinks(tensor, context, expert, data, fsdp, pipe, nodes, tables)
 

@@ -52,6 +52,9 @@ class Stack:
             stage3_max_live_parameters).
         combined_gradients: whether ZeRO-3 reduces all gradients at once, whole before they are
             cut (XLA's combiner as Alpa used it): flat buffers then hold every parameter.
+        overlaps: whether collectives run beside computation: gradients bucket by bucket behind the
+            backward pass, tensor-parallel ones behind products that do not need them. Megatron of
+            2021 waits for each.
         blocking: whether every kernel launch waits for the kernel before (CUDA_LAUNCH_BLOCKING).
         replays_last: whether full recomputation runs a block's last product again, whose result
             no gradient needs: JAX drops it as dead code, PyTorch's non-reentrant checkpoints stop
@@ -77,6 +80,7 @@ class Stack:
     gathered_share: float = 1.0
     gathered_most: float = math.inf
     combined_gradients: bool = False
+    overlaps: bool = True
     blocking: bool = False
     replays_last: bool = True
     replays_core: bool = False
@@ -115,6 +119,7 @@ STACKS: Mapping[str, Stack] = {
             flash=False,
             scatter_gather=True,
             gradient_memory=2.0,
+            overlaps=False,
             prior=_UNFUSED,
         ),
         Stack(
@@ -122,6 +127,7 @@ STACKS: Mapping[str, Stack] = {
             memory=_DEEPSPEED,
             flash=False,
             gradient_memory=2.0,
+            overlaps=False,
             prior={**_UNFUSED, "microbatch_s": 3e-3, "launch_s": 3.2e-5},
         ),
         # ZeRO-3 of 2021 gathered parameter by parameter: a tenth of the network was reached.

@@ -108,11 +108,12 @@ def _gradients(
         return 0.0, 0.0
     size = stage_weights * stack.gradient_bytes / plan.weight_shards
     whole = collective_time("all-reduce", size, links.dp, links.tables)
-    visible = exposed(2 / 3 * stage_s, whole, constants.data_exposed)
+    behind = stage_s if stack.overlaps else 0.0
+    visible = exposed(2 / 3 * behind, whole, constants.data_exposed)
     hidden = whole - visible
     if plan.zero in (1, 2) and stack.sharded_optimizer_gather:
         after = collective_time("all-gather", stage_weights * wire, links.dp, links.tables)
-        first = exposed(stage_s / 3, after, constants.data_exposed)
+        first = exposed(behind / 3, after, constants.data_exposed)
         # Reduce-scatter replaces all-reduce, the gather comes after the update.
         half = visible / 2
         hidden += visible - half + after - first

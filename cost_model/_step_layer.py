@@ -14,9 +14,9 @@ from ._topology import Topology
 from ._transformer import Transformer
 
 # How sharply a layer turns from launch-bound to busy: kernels differ in length, so that some of
-# them wait for the host long before the sum of all does. 6 was the best of 4, 6, 8 and a hard
-# maximum on vTrain's single-node table.
-LAUNCH_SHARPNESS = 6.0
+# them wait for the host long before the sum of all does. 3 to 4 are better than 6 and 10
+# over all published GPU runs.
+LAUNCH_SHARPNESS = 3.5
 
 
 @dataclass(slots=True)
@@ -119,8 +119,8 @@ def launch_seconds(layer: LayerTime, passes: float, busy_s: float, c: Constants,
     launching = layer.kernels * passes * c.launch_s
     if s.blocking:
         return launching
-    # 0.3 of one arm adds less than a ten-thousandth to the other.
-    if launching < 0.3 * busy_s:
+    # A tenth of one arm adds less than a thousandth to the other.
+    if launching < 0.1 * busy_s:
         return 0.0
     power = LAUNCH_SHARPNESS
     return (launching**power + busy_s**power) ** (1 / power) - busy_s
@@ -162,7 +162,7 @@ def layer_cost(
     light = 1.0 if selective and stack.flash else 0.0
     elementwise = layer.elementwise_s * (passes + light)
     busy = matmul + core + elementwise
-    exposure = constants.tensor_exposed
+    exposure = constants.tensor_exposed if stack.overlaps else 1.0
     size, tables = r.itemsize, links.tables
     tensor = tensor_seconds(model, plan, tokens, size, links.tp, tables) * (2.0 + replay)
     context = context_seconds(model, plan, tokens, size, links.cp, tables) * (3.0 + replay)

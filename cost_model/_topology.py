@@ -25,6 +25,7 @@ class Level:
         bytes_per_s: what one device can send out of its unit of the level below, one direction.
         latency_s: latency of one step.
         peer_bytes_per_s: where units are fully connected, the link to one peer; else 0.
+        devices_per_card: devices that share one network card.
     """
 
     name: str
@@ -32,10 +33,12 @@ class Level:
     bytes_per_s: float
     latency_s: float
     peer_bytes_per_s: float = 0.0
+    devices_per_card: int = 1
 
     def __post_init__(self) -> None:
         positive_int(f"level {self.name}.size", self.size)
         positive(f"level {self.name}.bytes_per_s", self.bytes_per_s)
+        positive_int(f"level {self.name}.devices_per_card", self.devices_per_card)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,7 @@ def cluster(
     devices_per_node: int,
     *,
     nic_bytes_per_s: float | None = None,
+    devices_per_card: int = 1,
     groups: Sequence[NodeGroup] = (),
     cross_bytes_per_s: float | None = None,
 ) -> Topology:
@@ -196,6 +200,7 @@ def cluster(
         nodes: number of nodes.
         devices_per_node: devices of one node.
         nic_bytes_per_s: one device's share of the node's cards; default: the catalog's.
+        devices_per_card: devices that share one card: 2 in a node of eight with four cards.
         groups: kinds of node with their cards; their nodes must add up to `nodes`.
         cross_bytes_per_s: one device's share of the network between groups; default: the slowest
             card.
@@ -261,7 +266,13 @@ def cluster(
         )
     elif total > domain:
         levels.append(
-            Level(name="cluster", size=total // domain, bytes_per_s=nic, latency_s=latency)
+            Level(
+                name="cluster",
+                size=total // domain,
+                bytes_per_s=nic,
+                latency_s=latency,
+                devices_per_card=devices_per_card,
+            )
         )
     text = f"{device.name}:{nodes}x{devices_per_node}" if nodes > 1 else f"{device.name}:{total}"
     return Topology(device=device, inner=tuple(levels), text=text)

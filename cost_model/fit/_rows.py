@@ -19,7 +19,7 @@ from .._step import StepTime, step_time
 from .._topology import Topology, cluster, default_topology, torus
 from .._transformer import Transformer
 from ..errors import InvalidFieldError
-from ._words import device_of, network_bytes_per_s, recompute_of, stack_of
+from ._words import device_of, devices_per_card, network_bytes_per_s, recompute_of, stack_of
 
 _PRECISION: Mapping[str, Precision] = {
     "fp32": "fp32",
@@ -258,7 +258,13 @@ def _topology(row: Mapping[str, Any], device: Device) -> Topology:
         nic = None
     while chips % per_node:
         per_node -= 1
-    return cluster(device, chips // per_node, per_node, nic_bytes_per_s=nic)
+    return cluster(
+        device,
+        chips // per_node,
+        per_node,
+        nic_bytes_per_s=nic,
+        devices_per_card=devices_per_card(hardware.get("inter_node"), per_node),
+    )
 
 
 def _whole_batch(row: Mapping[str, Any], dp: int) -> bool:

@@ -63,6 +63,20 @@ def network_bytes_per_s(text: str | None, devices_per_node: int) -> float | None
     return None
 
 
+def devices_per_card(text: str | None, devices_per_node: int) -> int:
+    """Devices that share one network card, from a report's words.
+
+    Args:
+        text: e.g. "4xHDR200", "8x HDR200 IB".
+        devices_per_node: devices of a node.
+
+    Returns:
+        At least 1; 1 where the words count no cards.
+    """
+    cards = re.search(r"(\d+)\s*x\s*(?:HDR|NDR|EDR|XDR|Omni-Path|OPA)", text or "", re.I)
+    return max(1, devices_per_node // max(1, int(cards[1]))) if cards else 1
+
+
 def device_of(name: str) -> Device:
     catalog = load_catalog()
     text = name.lower()

@@ -86,7 +86,8 @@ def test_closed_forms_on_a_switch():
 
 def test_the_slowest_level_paces_a_hierarchy():
     link = together([ring(8, 300e9), ring(4, 25e9, level="cluster")])
-    assert all_gather(1e9, link) == pytest.approx(max(1e9 / 300e9 * 7 / 8, 1e9 / 200e9 * 3 / 4))
+    # One ring through all 32 devices enters every node with 31 of the 32 shards.
+    assert all_gather(1e9, link) == pytest.approx(max(1e9 / 300e9 * 7 / 8, 1e9 / 200e9 * 31 / 32))
 
 
 def test_an_open_axis_takes_twice_the_time():

@@ -11,6 +11,8 @@ from autoshard.cost_model import (
     Parallelism,
     Profile,
     StageTime,
+    cluster,
+    device,
     estimate,
     flow_shop,
     model,
@@ -131,20 +133,38 @@ def test_blocking_launches_add_up_and_queued_ones_hide():
     kernels = queued.kernels_per_layer + 6
     expected = kernels * 3 * 2e-5 * 12 * 8 * constants.derate
     assert launch(replace(queued, blocking=True)) == pytest.approx(expected)
-    assert launch(queued) == 0.0
+    assert launch(queued) < 0.02 * expected
 
 
 def test_groups_that_share_a_node_share_its_cards():
-    place = parse_topology("a100:8x8")
     constants = Constants()
 
-    def rate(tp):
+    def rate(tp, devices_per_card=2):
+        place = cluster(device("a100"), 8, 8, devices_per_card=devices_per_card)
         link = step_links(place, Parallelism(tp=tp, dp=64 // tp), constants).dp
         return link.segments[-1].bytes_per_s
 
     assert rate(1) == pytest.approx(rate(8))  # the whole node, and one device of it
     assert rate(4) / rate(8) == pytest.approx(2 ** (PARTIAL_NODE - 1))
     assert math.isclose(rate(2) / rate(8), 4 ** (PARTIAL_NODE - 1))
+    assert rate(4, devices_per_card=1) == pytest.approx(rate(8))
+
+
+def test_stacks_that_do_not_overlap_show_their_collectives():
+    network, place = model("gpt3-175b"), parse_topology("a100:16x8")
+    plan, constants = Parallelism(tp=8, pp=8, dp=2), Constants(tensor_exposed=0.5)
+    links = step_links(place, plan, constants)
+
+    def found(overlaps):
+        software = replace(stack("megatron"), overlaps=overlaps)
+        return step_time(
+            network, place, plan, links, software, constants, microbatches=8, precision="bf16"
+        )
+
+    hiding, waiting = found(overlaps=True), found(overlaps=False)
+    assert [waiting.hidden[name] for name in ("data", "tensor")] == pytest.approx([0, 0], abs=1e-12)
+    for term in ("data", "tensor"):
+        assert waiting.terms[term] / constants.derate > hiding.terms[term] / constants.derate > 0
 
 
 def test_experts_are_sharded_over_their_own_replicas():

@@ -5,7 +5,7 @@ import pytest
 from autoshard.cost_model.errors import CostModelError
 from autoshard.cost_model.fit import read_run, read_runs, summarize, with_shipped
 from autoshard.cost_model.fit._lightest import admissible, lightest_plan
-from autoshard.cost_model.fit._words import network_bytes_per_s
+from autoshard.cost_model.fit._words import devices_per_card, network_bytes_per_s
 
 # Korthikanti et al. (arXiv:2205.05198), table 5: the 175 B model on 64 A100, full recomputation.
 ROW: dict[str, Any] = {
@@ -64,6 +64,22 @@ def test_reads_a_row():
 )
 def test_reads_networks(text, rate):
     assert network_bytes_per_s(text, 8) == (pytest.approx(rate) if rate else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "shared"),
+    [
+        ("8x HDR200 IB (Selene)", 1),
+        ("4x Omni-Path 100 (JeanZay)", 2),
+        ("800 Gb/s per node per config files (4xHDR200)", 2),
+        ("16x NDR", 1),
+        ("0x HDR", 8),
+        ("RDMA 400Gb/s/GPU", 1),
+        (None, 1),
+    ],
+)
+def test_reads_how_many_devices_share_a_card(text, shared):
+    assert devices_per_card(text, 8) == shared
 
 
 def test_open_degrees_take_their_best_value():
