@@ -110,34 +110,6 @@ def simulate(
     )
 
 
-def simulated_span(
-    schedule: ScheduleName,
-    stages: Sequence[StageTime],
-    microbatches: int,
-    *,
-    chunks: int = 1,
-    transfer_s: float = 0.0,
-) -> tuple[float, float]:
-    """(`seconds`, `span_s`) of `simulate` without its timeline, several times faster.
-
-    Args:
-        schedule: its name.
-        stages: seconds per stage and microbatch.
-        microbatches: microbatches of the step.
-        chunks: virtual stages per stage.
-        transfer_s: seconds of one transfer.
-    """
-    p = len(stages)
-    steps = _steps(schedule, p, microbatches, chunks)
-    starts, ends = _times(steps, _durations(schedule, stages, chunks), p, transfer_s)
-    first, last = [-1.0] * p, [0.0] * p
-    for step, start, end in zip(steps, starts, ends, strict=True):
-        if first[step.stage] < 0:
-            first[step.stage] = start
-        last[step.stage] = end
-    return max(ends), max(b - a for a, b in zip(first, last, strict=True))
-
-
 class _Step(NamedTuple):
     """One operation in an order that every operation's input precedes.
 
@@ -227,8 +199,7 @@ def _times(
     for op, stage, source, hops in steps:
         start = free[stage]
         if source >= 0:
-            ready = ends[source] + hops * transfer_s
-            start = max(start, ready)
+            start = max(start, ends[source] + hops * transfer_s)
         starts.append(start)
         free[stage] = start + durations[stage][op.kind]
         ends.append(free[stage])
