@@ -57,12 +57,14 @@ class LayoutBindingError(LayoutError):
         layout: The layout's name.
         name: The quantity.
         sources: Where it was looked for.
+        hint: Which values it may have.
     """
 
-    def __init__(self, layout: str, name: str, sources: Sequence[str]) -> None:
+    def __init__(self, layout: str, name: str, sources: Sequence[str], hint: str = "") -> None:
         self.name = name
         looked = f"; looked in {', '.join(sources)}" if sources else ""
-        super().__init__(layout, f"needs {name}, which nothing tells{looked}", f"--set {name}=…")
+        mend = f"--set {name}=… ({hint})" if hint else f"--set {name}=…"
+        super().__init__(layout, f"needs {name}, which nothing tells{looked}", mend)
 
 
 class LayoutCoverageError(LayoutError):

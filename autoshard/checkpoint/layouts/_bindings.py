@@ -38,7 +38,7 @@ def resolve(layout: str, line: int, written: Mapping[str, Any], known: Known) ->
         line: Where they are written.
         written: Name → a number, an expression, or where to look: ``config``, ``foreign``,
             ``tree``, ``foreign_has``, ``tree_has``, ``foreign_count``, ``tree_count``,
-            ``default``.
+            ``default``; ``hint`` says what to give where nothing tells it.
         known: Where to look.
 
     Raises:
@@ -72,7 +72,7 @@ def _expression(layout: str, line: int, name: str, how: Any, values: Mapping[str
 
 _FORMS = (
     *("config", "foreign", "tree", "foreign_has", "tree_has", "foreign_count", "tree_count"),
-    *("default", "text"),
+    *("default", "text", "hint"),
 )
 
 
@@ -102,7 +102,7 @@ def _look(
         default = how["default"]
         found = default if how.get("text") else _expression(layout, line, name, default, values)
     if found is None:
-        raise LayoutBindingError(layout, name, looked)
+        raise LayoutBindingError(layout, name, looked, str(how.get("hint", "")))
     return found
 
 

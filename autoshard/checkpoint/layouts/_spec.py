@@ -148,7 +148,7 @@ class _Builder:
         file = p.get("file", "")
         if "drop" in p or "omit" in p:
             return self._drop(p, node, file, reason, optional)
-        sources = self._sources(p, file)
+        sources, lead = self._sources(p, node, file)
         written = p.require("to", "params/wte/embedding")
         known = {key: Hole(key, r"\d+", 1) for key in self._numbers(node)}
         for source in sources:
@@ -157,7 +157,7 @@ class _Builder:
         return Rule(
             sources=sources,
             targets=targets,
-            stages=(*self._stages(p, node), *stages),
+            stages=(*lead, *self._stages(p, node), *stages),
             optional=optional,
             line=node.line,
         )
@@ -183,12 +183,27 @@ class _Builder:
             line=node.line,
         )
 
-    def _sources(self, p: Parameters, file: str) -> tuple[Pattern, ...]:
+    def _sources(
+        self, p: Parameters, node: _yaml.Node, file: str
+    ) -> tuple[tuple[Pattern, ...], list[Stage]]:
+        """Patterns of the stored tensors, and the taking apart of those that are scanned."""
+        lead: list[Stage] = []
         if "match" in p:
-            parse_one, written = self._expression, p.get("match")
+            found = [self._expression(p, text) for text in _list(p.get("match"))]
         else:
-            parse_one, written = self._pattern, p.require("from", "h.{l:d}.w")
-        return tuple(self._in_file(p, parse_one(p, text), file) for text in _list(written))
+            found: list[Pattern] = []
+            for text in _list(p.require("from", "h.{l:d}.w")):
+                text = str(text)
+                for word, how in self.spec.repeat.items():
+                    if f"{{{word}}}" not in text:
+                        continue
+                    scanned = bool(p.evaluate(how.get("when", 0)))
+                    text = text.replace(f"{{{word}}}", how["scanned" if scanned else "unrolled"])
+                    if scanned and not lead:
+                        where = {"index": how.get("index", "l"), "dim": how.get("dim", 0)}
+                        lead = stages_of({"unstack": where}, self._context(node))
+                found.append(self._pattern(p, text))
+        return tuple(self._in_file(p, each, file) for each in found), lead
 
     def _numbers(self, node: _yaml.Node) -> frozenset[str]:
         """Keys that are numbers by what is done with them: axes, layers."""
@@ -261,10 +276,13 @@ class _Builder:
             patterns.append(self._pattern(p, text, known))
         return tuple(patterns), list(stages.values())
 
-    def _stages(self, p: Parameters, node: _yaml.Node) -> list[Stage]:
-        context = Context(
+    def _context(self, node: _yaml.Node) -> Context:
+        return Context(
             layout=self.spec.name, line=node.line, bindings=self.bindings, axes=self.axes
         )
+
+    def _stages(self, p: Parameters, node: _yaml.Node) -> list[Stage]:
+        context = self._context(node)
         written: list[Any] = []
         if "op" in p:
             word = str(p.get("op"))

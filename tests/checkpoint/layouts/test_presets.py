@@ -8,6 +8,7 @@ import pytest
 
 from autoshard import models
 from autoshard.checkpoint.layouts import Known, apply, get_layout, layout_names
+from autoshard.errors import LayoutBindingError
 
 FAMILIES = {
     "gpt-tiny": ["hf_gpt2", "flax_gpt2"],
@@ -104,25 +105,55 @@ def test_every_layout_has_a_case():
 
 @pytest.mark.parametrize(("model", "name"), [("llama-tiny", "maxtext_llama"), ("t5-tiny", "t5x")])
 @pytest.mark.parametrize("scan", [True, False])
-def test_scanned_layouts_on_the_second_dimension(model, name, scan, kit, rng):
+@pytest.mark.parametrize("stacked", [True, False])
+def test_layouts_of_jax_trainers(model, name, scan, stacked, kit, rng):
+    """Layers scanned, on the second dimension, or one by one, on either side."""
     tree = kit.MemorySource(random_leaves(rng, model, scan_layers=scan))
-    given = {"folded": 0} if name == "maxtext_llama" else {}
-    known = Known(side="tree", infos=tree.tensors(), given=given)
+    given = {"folded": 0, "interleaved": 1} if name == "maxtext_llama" else {}
+    known = Known(side="tree", infos=tree.tensors(), given={**given, "stacked": int(stacked)})
     layout = get_layout(name).layout(known)
     stored = kit.contents(apply(layout.inverse(), tree))
-    if name == "maxtext_llama":
-        assert stored["params/params/decoder/layers/mlp/wi_0/kernel"].shape == (64, 2, 192)
+    before, size = {
+        "maxtext_llama": ("params/params/decoder", 192),
+        "t5x": ("target/encoder", 128),
+    }[name]
+    leaf = "mlp/wi_0/kernel" if name == "maxtext_llama" else "mlp/wi/kernel"
+    if stacked:
+        assert stored[f"{before}/layers/{leaf}"].shape == (64, 2, size)
     else:
-        assert stored["target/encoder/layers/attention/query/kernel"].shape == (64, 2, 64)
+        assert stored[f"{before}/layers_1/{leaf}"].shape == (64, size)
     foreign = kit.MemorySource(stored)
     known = Known(side="foreign", infos=foreign.tensors(), given={**given, "scan": int(scan)})
     kit.same_bits(kit.contents(apply(get_layout(name).layout(known), foreign)), tree.arrays)
 
 
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_rotary_orders_of_maxtext(interleaved, kit, rng):
+    """With rope_type llama3.1 the halves of a head are dealt out in turn, else they stay."""
+    tree = kit.MemorySource(random_leaves(rng, "llama-tiny", scan_layers=True))
+    known = Known(side="tree", infos=tree.tensors(), given={"interleaved": interleaved})
+    stored = kit.contents(apply(get_layout("maxtext_llama").layout(known).inverse(), tree))
+    for name in ("query", "key"):
+        head = stored[f"params/params/decoder/layers/self_attention/{name}/kernel"]
+        kernel = tree.arrays[f"layers/attention/{name}/kernel"].transpose(1, 0, 2, 3)
+        kernel = kernel / np.sqrt(8) if name == "query" else kernel
+        halves = np.split(kernel, 2, axis=-1)
+        wanted = np.stack(halves, axis=-1).reshape(kernel.shape) if interleaved else kernel
+        np.testing.assert_allclose(head, wanted, rtol=1e-6)
+
+
+def test_what_no_tensor_tells_is_asked_for(kit, rng):
+    tree = kit.MemorySource(random_leaves(rng, "llama-tiny", scan_layers=True))
+    with pytest.raises(
+        LayoutBindingError, match=r"--set interleaved=… \(1 with MaxText's rope_type"
+    ):
+        get_layout("maxtext_llama").layout(Known(side="tree", infos=tree.tensors()))
+
+
 def test_queries_that_hold_the_scale_of_attention(kit, rng):
     """MaxText folds 1 / sqrt(head size) into them: that rounds unless the root is a power of 2."""
     tree = kit.MemorySource(random_leaves(rng, "llama-tiny", scan_layers=True))
-    known = Known(side="tree", infos=tree.tensors())
+    known = Known(side="tree", infos=tree.tensors(), given={"interleaved": 0})
     exported = apply(get_layout("maxtext_llama").layout(known).inverse(), tree)
     assert [loss.loss.rounds for loss in exported.losses] == [True]
     stored = kit.contents(exported)["params/params/decoder/layers/self_attention/query/kernel"]
