@@ -1,16 +1,16 @@
 """Pipeline schedules by event simulation: unequal stages, transfers, and what is in flight.
 
 A schedule is a list of operations per stage; the simulator runs each list in order, an operation
-starting when its stage is free and what it needs has arrived. The order in which operations can run
-depends on no time and is worked out once per schedule and size.
+starting when its stage is free and what it needs has arrived.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+
+import numpy as np
 
 from ._check import non_negative, one_of, positive_int
+from ._run_order import Array, RunOrder, run_order
 from ._schedules import SCHEDULES, Op, ScheduleName
 from .errors import ContradictionError, InvalidFieldError
 
@@ -93,117 +93,59 @@ def simulate(
             "this schedule has one chunk per stage",
             "Set chunks=1 or schedule='interleaved'",
         )
+    order = run_order(schedule, p, microbatches, chunks)
+    starts, ends = order.times(_durations(schedule, stages, chunks), transfer_s)
+    timeline = tuple(
+        tuple(zip((order.ops[i] for i in line), *_lists(starts, ends, line), strict=True))
+        for line in order.lines
+    )
+    seconds = float(ends.max())
+    busy = float((ends - starts).sum())
     split = schedule.startswith("zb")
-    steps = _steps(schedule, p, microbatches, chunks)
-    starts, ends = _times(steps, _durations(schedule, stages, chunks), p, transfer_s)
-    timeline: list[list[tuple[Op, float, float]]] = [[] for _ in range(p)]
-    for step, start, end in zip(steps, starts, ends, strict=True):
-        timeline[step.stage].append((step.op, start, end))
-    seconds = max(ends)
-    busy = sum(end - start for line in timeline for _, start, end in line)
     return PipelineResult(
         seconds=seconds,
-        span_s=max(line[-1][2] - line[0][1] for line in timeline),
+        span_s=_span(order, starts, ends),
         bubble=1.0 - busy / (p * seconds) if seconds else 0.0,
         in_flight=tuple(_in_flight(line, chunks, split) for line in timeline),
-        timeline=tuple(tuple(line) for line in timeline),
+        timeline=timeline,
     )
 
 
-class _Step(NamedTuple):
-    """One operation in an order that every operation's input precedes.
-
-    Attributes:
-        op: the operation.
-        stage: where it runs.
-        source: place of the operation that makes its input; -1 for the first forwards.
-        hops: 1 where the input comes from another stage, else 0.
-    """
-
-    op: Op
-    stage: int
-    source: int
-    hops: int
+def makespan(
+    schedule: ScheduleName,
+    stages: Sequence[StageTime],
+    microbatches: int,
+    *,
+    chunks: int = 1,
+    transfer_s: float = 0.0,
+) -> tuple[float, float]:
+    """`seconds` and `span_s` of `simulate`, for sizes known to exist, and nothing else."""
+    order = run_order(schedule, len(stages), microbatches, chunks)
+    starts, ends = order.times(_durations(schedule, stages, chunks), transfer_s)
+    return float(ends.max()), _span(order, starts, ends)
 
 
-@lru_cache(maxsize=64)
-def _steps(schedule: ScheduleName, p: int, microbatches: int, chunks: int) -> tuple[_Step, ...]:
-    """All operations in an order in which they can run; it depends on no time.
-
-    Raises:
-        ContradictionError: a schedule whose stages wait for each other.
-    """
-    orders = SCHEDULES[schedule](p, microbatches, chunks)
-    place: dict[tuple[str, int, int, int], int] = {}
-    cursor = [0] * p
-    steps: list[_Step] = []
-    total = sum(len(order) for order in orders)
-    while len(steps) < total:
-        before = len(steps)
-        for stage, order in enumerate(orders):
-            while cursor[stage] < len(order):
-                op = order[cursor[stage]]
-                needs = _needs(op, stage, p, chunks)
-                source = -1 if needs is None else place.get(needs)
-                if source is None:
-                    break
-                place[op.kind, stage, op.microbatch, op.chunk] = len(steps)
-                hops = int(needs is not None and needs[1] != stage)
-                steps.append(_Step(op, stage, source, hops))
-                cursor[stage] += 1
-        if len(steps) == before:
-            raise ContradictionError(
-                [f"schedule={schedule!r}", f"microbatches={microbatches}"],
-                "the stages wait for each other",
-                "Use more microbatches",
-            )
-    return tuple(steps)
+def _span(order: RunOrder, starts: Array, ends: Array) -> float:
+    return float(max(ends[line[-1]] - starts[line[0]] for line in order.lines))
 
 
-def _needs(op: Op, stage: int, stages: int, chunks: int) -> tuple[str, int, int, int] | None:
-    """(kind, stage, microbatch, chunk) of the operation that makes an operation's input."""
-    if op.kind == "W":
-        return "B", stage, op.microbatch, op.chunk
-    forward = op.kind == "F"
-    if stage != (0 if forward else stages - 1):
-        return op.kind, stage - 1 if forward else stage + 1, op.microbatch, op.chunk
-    if forward:
-        return ("F", stages - 1, op.microbatch, op.chunk - 1) if op.chunk else None
-    if op.chunk < chunks - 1:
-        return "B", 0, op.microbatch, op.chunk + 1
-    # The loss turns around on the last stage.
-    return "F", stage, op.microbatch, op.chunk
+def _lists(starts: Array, ends: Array, line: Array) -> tuple[list[float], list[float]]:
+    return starts[line].tolist(), ends[line].tolist()
 
 
-def _durations(
-    schedule: ScheduleName, stages: Sequence[StageTime], chunks: int
-) -> list[dict[str, float]]:
+def _durations(schedule: ScheduleName, stages: Sequence[StageTime], chunks: int) -> Array:
+    """(stages, kinds) seconds of one operation."""
     split = schedule.startswith("zb")
-    return [
-        {
-            "F": stage.forward_s / chunks,
-            "B": (stage.backward_s - (stage.weight_s if split else 0.0)) / chunks,
-            "W": stage.weight_s,
-        }
-        for stage in stages
-    ]
-
-
-def _times(
-    steps: Sequence[_Step], durations: Sequence[Mapping[str, float]], p: int, transfer_s: float
-) -> tuple[list[float], list[float]]:
-    """When each step starts and ends: once its stage is free and its input has arrived."""
-    free = [0.0] * p
-    starts: list[float] = []
-    ends: list[float] = []
-    for op, stage, source, hops in steps:
-        start = free[stage]
-        if source >= 0:
-            start = max(start, ends[source] + hops * transfer_s)
-        starts.append(start)
-        free[stage] = start + durations[stage][op.kind]
-        ends.append(free[stage])
-    return starts, ends
+    return np.array(
+        [
+            (
+                stage.forward_s / chunks,
+                (stage.backward_s - (stage.weight_s if split else 0.0)) / chunks,
+                stage.weight_s,
+            )
+            for stage in stages
+        ]
+    )
 
 
 def _in_flight(line: Sequence[tuple[Op, float, float]], chunks: int, split: bool) -> float:
