@@ -193,16 +193,11 @@ class _Builder:
         else:
             found: list[Pattern] = []
             for text in _list(p.require("from", "h.{l:d}.w")):
-                text = str(text)
-                for word, how in self.spec.repeat.items():
-                    if f"{{{word}}}" not in text:
-                        continue
-                    scanned = bool(p.evaluate(how.get("when", 0)))
-                    text = text.replace(f"{{{word}}}", how["scanned" if scanned else "unrolled"])
-                    if scanned and not lead:
-                        where = {"index": how.get("index", "l"), "dim": how.get("dim", 0)}
-                        lead = stages_of({"unstack": where}, self._context(node))
-                found.append(self._pattern(p, text))
+                name, scanned = self._named(p, text)
+                for how in scanned.values():
+                    where = {"index": how.get("index", "l"), "dim": how.get("dim", 0)}
+                    lead = stages_of({"unstack": where}, self._context(node))
+                found.append(self._pattern(p, name))
         return tuple(self._in_file(p, each, file) for each in found), lead
 
     def _numbers(self, node: _yaml.Node) -> frozenset[str]:
@@ -262,19 +257,26 @@ class _Builder:
         stages: dict[str, Stage] = {}
         patterns: list[Pattern] = []
         for text in written:
-            text = str(text)
-            for word, how in self.spec.repeat.items():
-                if f"{{{word}}}" not in text:
-                    continue
-                scanned = bool(p.evaluate(how.get("when", 0)))
-                text = text.replace(f"{{{word}}}", how["scanned" if scanned else "unrolled"])
-                if scanned:
-                    dim = p.evaluate(how.get("dim", 0))
-                    index = str(how.get("index", "l"))
-                    make = lambda count, dim=dim: Stack(dim=dim, count=count)
-                    stages[word] = Collect(key=index, op=make)
-            patterns.append(self._pattern(p, text, known))
+            name, scanned = self._named(p, text)
+            for word, how in scanned.items():
+                dim = p.evaluate(how.get("dim", 0))
+                index = str(how.get("index", "l"))
+                make = lambda count, dim=dim: Stack(dim=dim, count=count)
+                stages[word] = Collect(key=index, op=make)
+            patterns.append(self._pattern(p, name, known))
         return tuple(patterns), list(stages.values())
+
+    def _named(self, p: Parameters, text: Any) -> tuple[str, dict[str, Mapping[str, Any]]]:
+        """A name with the words of ``repeat`` filled in, and those words that are scanned."""
+        name = str(text)
+        scanned: dict[str, Mapping[str, Any]] = {}
+        for word, how in self.spec.repeat.items():
+            if f"{{{word}}}" in name:
+                if p.evaluate(how.get("when", 0)):
+                    scanned[word] = how
+                form = "scanned" if word in scanned else "unrolled"
+                name = name.replace(f"{{{word}}}", how[form])
+        return name, scanned
 
     def _context(self, node: _yaml.Node) -> Context:
         return Context(
