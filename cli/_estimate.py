@@ -10,7 +10,7 @@ from autoshard.cli._options import option
 from autoshard.errors import ExitCode, UsageError
 
 Zero = Literal[0, 1, 2, 3]
-Recompute = Literal["none", "selective", "full"]
+Recompute = Literal["none", "selective", "save_qkv", "full"]
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4"]
 Schedule = Literal["gpipe", "1f1b", "interleaved", "circular", "zb-h1", "zb-h2"]
 
@@ -44,7 +44,8 @@ class Estimate:
         vpp: Virtual stages per stage.
         zero: What is sharded over dp: 0 nothing, 1 optimizer, 2 and gradients, 3 and weights.
         microbatch: Sequences per microbatch and replica.
-        recompute: Activations rebuilt in the backward pass.
+        recompute: What the backward pass rebuilds: none, selective (attention cores), save_qkv (all
+            but queries, keys and values) or full.
         schedule: Pipeline schedule.
         precision: Arithmetic of the matrix products.
         stack: Software: autoshard, maxtext, megatron, torchtitan, llm-foundry, ....

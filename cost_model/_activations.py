@@ -53,13 +53,17 @@ def layer_activation_bytes(
 
     Returns:
         Bytes. With full recomputation only the layer's input remains (2 s b h, divided by tp
-        under sequence parallelism); selective recomputation drops the score matrix, or, where a
-        flash kernel never stores it, half of the products.
+        under sequence parallelism), with save_qkv also queries, keys and values; selective
+        recomputation drops the score matrix, or, where a flash kernel never stores it, half of
+        the products.
     """
     tokens = (microbatch or plan.microbatch) * model.seq / plan.cp
     rows = plan.tp if plan.sequence_parallel else 1
+    entry = 2.0 * tokens * model.hidden / rows
     if plan.recompute == "full":
-        return 2.0 * tokens * model.hidden / rows
+        return entry
+    if plan.recompute == "save_qkv":
+        return entry + 2.0 * tokens * model.qkv_width / plan.tp
     outside = OUTSIDE * tokens * model.hidden / rows
     inside = tokens * inside_bytes(model, plan) / plan.tp
     if plan.recompute == "selective" and flash:

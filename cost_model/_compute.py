@@ -252,7 +252,7 @@ def attention(
     if device.kind == "gpu" and head_dim % 8:
         share *= 0.08 if not flash else 0.5
     elif device.kind == "tpu":
-        share /= padding(head_dim, 128)
+        share /= padding(head_dim, device.tile[1])
     compute = flops / (device.peak("bf16") * share)
     moved = itemsize * 4.0 * batch * queries * heads * head_dim
     if not flash:

@@ -222,7 +222,7 @@ def estimate(
     seconds = step.seconds
     peak = place.device.peak(precision) * place.devices
     flops = tokens * network.train_flops_per_token()
-    executed = tokens * network.train_flops_per_token(recompute=degrees.recompute == "full")
+    executed = tokens * network.train_flops_per_token(recompute=degrees.recompute)
     per_hour = dollars_per_device_hour
     price = None
     if per_hour is not None:

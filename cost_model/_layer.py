@@ -26,6 +26,12 @@ SCORE_PASSES = 6.5
 # Row-wise traffic of the stacks without fused attention, relative to the passes counted below:
 # Megatron joins bias with GeLU, and bias with dropout and residual.
 JOINT_KERNELS = 0.75
+# Bytes that the loss moves per logit, a third of forward and backward pass together. GPU stacks
+# run it kernel by kernel: the product writes 16 bits, a cast to float32 reads 2 bytes and writes
+# 4, log-softmax and its gradient read and write 4, a cast back reads 4 and writes 2. XLA fuses the
+# casts and the exponentials.
+UNFUSED_LOSS_BYTES = 10.0
+FUSED_LOSS_BYTES = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class LayerTime:
         elementwise_s: norms, activations, residuals, dropout.
         kernels: kernels launched.
         last_s: the part of `matmul_s` that is the last product of dense feed-forwards.
+        qkv_s: the part of `matmul_s` that makes queries, keys and values.
     """
 
     matmul_s: float
@@ -80,6 +87,7 @@ class LayerTime:
     elementwise_s: float
     kernels: float
     last_s: float = 0.0
+    qkv_s: float = 0.0
 
     @property
     def busy_s(self) -> float:
@@ -156,7 +164,8 @@ def layer_forward(
         )
     else:
         attention_shapes = ((width + 2 * kv, h, 1.0), (h, width, 1.0))
-    matmul = _products(device, r, constants, tokens, attention_shapes)
+    qkv = _products(device, r, constants, tokens, attention_shapes[:-1])
+    matmul = qkv + _products(device, r, constants, tokens, attention_shapes[-1:])
     gates = 2 if model.gated else 1
     kernels = stack.kernels_per_layer + (TENSOR_LAUNCHES if tp > 1 else 0.0)
     ffn_rows = last = 0.0
@@ -198,7 +207,8 @@ def layer_forward(
     if device.kind == "gpu" and head_dim % 8:
         core *= 2.0 if stack.flash else 12.0
     elif device.kind == "tpu":
-        core *= _pad(head_dim, 128)
+        # A head narrower than the systolic array (256 from v6e on) leaves part of it idle.
+        core *= _pad(head_dim, device.tile[1])
     core_bytes = 4.0 * r.itemsize * tokens * width
     if not stack.flash:
         stored = r.itemsize * tokens * keys * model.heads / tp
@@ -210,15 +220,13 @@ def layer_forward(
     row += (6.0 if model.gated else 4.0) * ffn_rows
     joint = 1.0 if stack.flash else JOINT_KERNELS
     elementwise = constants.traffic * joint * r.itemsize * tokens * row / r.memory
-    return LayerTime(matmul, attention, elementwise, kernels, last)
+    return LayerTime(matmul, attention, elementwise, kernels, last, qkv)
 
 
 def head_forward(
     model: Transformer, plan: Parallelism, device: Device, constants: Constants, r: Rates
 ) -> float:
     """Seconds of final norm, head and loss for one microbatch, forward.
-
-    The logits are written in 16 bits and read back in float32 by the softmax.
 
     Args:
         model: the transformer.
@@ -230,6 +238,10 @@ def head_forward(
     tokens = plan.microbatch * model.seq / plan.cp
     vocab = model.vocab / plan.tp
     compute = 2.0 * tokens * model.hidden * vocab / r.matmul16
-    moved = tokens * vocab * 8.0 + r.itemsize * vocab * model.hidden
+    loss_bytes = FUSED_LOSS_BYTES
+    if device.kind == "gpu":
+        compute *= 1.0 + CONTRACTION_RAMP / 3.0 * (1.0 / model.hidden + 1.0 / tokens)
+        loss_bytes = UNFUSED_LOSS_BYTES
+    moved = tokens * vocab * loss_bytes + r.itemsize * vocab * model.hidden
     memory = moved / r.memory
     return compute + memory - KAPPA * min(compute, memory) + constants.ramp_s

@@ -8,11 +8,11 @@ from ._check import one_of, positive_int
 from ._transformer import Transformer
 from .errors import ContradictionError, DegreesMismatchError, InvalidFieldError
 
-Recompute = Literal["none", "selective", "full"]
+Recompute = Literal["none", "selective", "save_qkv", "full"]
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4"]
 Schedule = Literal["gpipe", "1f1b", "interleaved", "circular", "zb-h1", "zb-h2"]
 
-RECOMPUTE = ("none", "selective", "full")
+RECOMPUTE = ("none", "selective", "save_qkv", "full")
 PRECISION = ("fp32", "bf16", "fp16", "fp8", "int8", "fp4")
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "circular", "zb-h1", "zb-h2")
 
@@ -36,7 +36,8 @@ class Parallelism:
             replicas of shards (HSDP, or data parallelism between slices).
         microbatch: sequences per microbatch and replica.
         sequence_parallel: whether activations between tensor-parallel blocks are split over tp.
-        recompute: activations rebuilt in the backward pass: none, the attention core, or all.
+        recompute: activations rebuilt in the backward pass: none, the attention core, all but
+            queries, keys and values (MaxText's ``save_qkv_proj``), or all.
         schedule: pipeline schedule; default: "interleaved" with vpp > 1, else "1f1b".
     """
 

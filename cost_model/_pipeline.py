@@ -95,10 +95,9 @@ def simulate(
         )
     order = run_order(schedule, p, microbatches, chunks)
     starts, ends = order.times(_durations(schedule, stages, chunks), transfer_s)
-    timeline = tuple(
-        tuple(zip((order.ops[i] for i in line), *_lists(starts, ends, line), strict=True))
-        for line in order.lines
-    )
+    lists = zip(starts.tolist(), ends.tolist(), strict=True)
+    runs = [(op, start, end) for op, (start, end) in zip(order.ops, lists, strict=True)]
+    timeline = tuple(tuple(runs[i] for i in line) for line in order.lines)
     seconds = float(ends.max())
     busy = float((ends - starts).sum())
     split = schedule.startswith("zb")
@@ -119,7 +118,7 @@ def makespan(
     chunks: int = 1,
     transfer_s: float = 0.0,
 ) -> tuple[float, float]:
-    """`seconds` and `span_s` of `simulate`, for sizes known to exist, and nothing else."""
+    """`seconds` and `span_s` of `simulate`, which see, without what it checks and draws."""
     order = run_order(schedule, len(stages), microbatches, chunks)
     starts, ends = order.times(_durations(schedule, stages, chunks), transfer_s)
     return float(ends.max()), _span(order, starts, ends)
@@ -127,10 +126,6 @@ def makespan(
 
 def _span(order: RunOrder, starts: Array, ends: Array) -> float:
     return float(max(ends[line[-1]] - starts[line[0]] for line in order.lines))
-
-
-def _lists(starts: Array, ends: Array, line: Array) -> tuple[list[float], list[float]]:
-    return starts[line].tolist(), ends[line].tolist()
 
 
 def _durations(schedule: ScheduleName, stages: Sequence[StageTime], chunks: int) -> Array:

@@ -19,7 +19,7 @@ from ._layer import head_forward, rates
 from ._meshlinks import StepLinks
 from ._overlap import exposed, overlapped
 from ._parallel import Parallelism, Precision
-from ._step_layer import LayerCost, layer_cost
+from ._step_layer import LayerCost, layer_cost, tensor_seconds
 from ._step_pipeline import PipelineTime, pipeline_time
 from ._topology import Topology
 from ._transformer import Transformer
@@ -158,6 +158,12 @@ def step_time(
     tokens = plan.microbatch * model.seq / plan.cp
     head_s = 3.0 * head_forward(model, plan, topology.device, constants, r)
     embed_s = 3.0 * tokens * model.hidden * r.itemsize * 2 / r.memory
+    if plan.tp > 1:
+        # A vocabulary in shards: one all-reduce behind the lookup, one of the head's gradient.
+        reduce_s = tensor_seconds(model, plan, tokens, r.itemsize, links.tp, links.tables) / 2
+        reduce_s *= constants.tensor_exposed if stack.overlaps else 1.0
+        embed_s += reduce_s
+        head_s += reduce_s
     boundary = tokens * model.hidden * r.itemsize
     if stack.scatter_gather or plan.sequence_parallel:
         boundary /= plan.tp

@@ -17,6 +17,9 @@ from ._transformer import Transformer
 # them wait for the host long before the sum of all does. 3 to 4 are better than 6 and 10
 # over all published GPU runs.
 LAUNCH_SHARPNESS = 3.5
+# Backward pass of a flash attention core relative to its forward pass: five products instead of
+# two (Dao, arXiv:2307.08691, section 3.1.2) at about five sixths of the rate (its figures 4 to 6).
+FLASH_BACKWARD = 3.0
 
 
 @dataclass(slots=True)
@@ -137,9 +140,10 @@ def layer_cost(
 ) -> LayerCost:
     """One average layer, forward and backward, without the weights that ZeRO-3 gathers.
 
-    The backward pass does twice the arithmetic of the forward pass. Full recomputation runs it
-    once more, except, where the software drops what no gradient needs, the last product; selective
-    recomputation replays the attention core.
+    The backward pass does twice the arithmetic of the forward pass, and in a flash kernel three
+    times. Full recomputation runs the forward pass once more, except, where the software drops
+    what no gradient needs, the last product; save_qkv spares also the products that make queries,
+    keys and values; selective recomputation replays the attention core.
 
     Args:
         model: the transformer.
@@ -153,18 +157,26 @@ def layer_cost(
     layer = layer_forward(model, plan, topology.device, stack, constants, r)
     tokens = plan.microbatch * model.seq / plan.cp
     selective = plan.recompute == "selective"
-    replay = 1.0 if plan.recompute == "full" else 0.0
+    replay = 1.0 if plan.recompute in ("full", "save_qkv") else 0.0
     passes = 3.0 + replay
     replays_core = selective and (stack.replays_core or not stack.flash)
-    matmul = layer.matmul_s * passes - (0.0 if stack.replays_last else replay * layer.last_s)
-    core = layer.attention_s * (passes + replays_core)
+    # A layer's forward pass has four quarters of tensor-parallel traffic: what is gathered for
+    # queries, keys and values, scattered behind attention, and the same around the feed-forward.
+    kept, quiet = 0.0, 0.0
+    if replay and not stack.replays_last:
+        kept, quiet = layer.last_s, 0.25
+    if plan.recompute == "save_qkv":
+        kept, quiet = kept + layer.qkv_s, quiet + 0.25
+    matmul = layer.matmul_s * passes - kept
+    backward = FLASH_BACKWARD if stack.flash else 2.0
+    core = layer.attention_s * (1.0 + backward + replay + replays_core)
     # Where scores are never stored, selective policies keep the products and replay the rest.
     light = 1.0 if selective and stack.flash else 0.0
     elementwise = layer.elementwise_s * (passes + light)
     busy = matmul + core + elementwise
     exposure = constants.tensor_exposed if stack.overlaps else 1.0
     size, tables = r.itemsize, links.tables
-    tensor = tensor_seconds(model, plan, tokens, size, links.tp, tables) * (2.0 + replay)
+    tensor = tensor_seconds(model, plan, tokens, size, links.tp, tables) * (2.0 + replay - quiet)
     context = context_seconds(model, plan, tokens, size, links.cp, tables) * (3.0 + replay)
     dedup = stack.expert_dedup
     expert = expert_seconds(model, plan, tokens, size, links.ep, dedup=dedup, tables=tables)

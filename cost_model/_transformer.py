@@ -127,6 +127,20 @@ class Transformer:
         return 2 * h * width + 2 * h * self.kv_heads * self.head_dim
 
     @property
+    def qkv_width(self) -> int:
+        """Elements of one token's queries, keys and values."""
+        if self.latent:
+            _, _, plain, rotary, value = self.latent
+            return self.heads * (2 * (plain + rotary) + value)
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def qkv_parameters(self) -> int:
+        """Weights of one layer that make queries, keys and values."""
+        value = self.latent[-1] if self.latent else self.head_dim
+        return self.attention_parameters - self.heads * value * self.hidden
+
+    @property
     def score_width(self) -> float:
         """Multiply-adds per (query, key) pair and layer: scores and weighted sum."""
         if self.latent:
@@ -201,14 +215,19 @@ class Transformer:
         scores = 2 * self.keys_per_query(causal=causal) * self.score_width
         return 2 * matrices + self.layers * scores
 
-    def train_flops_per_token(self, *, causal: bool = False, recompute: bool = False) -> float:
+    def train_flops_per_token(self, *, causal: bool = False, recompute: str = "none") -> float:
         """FLOPs of one token in training: three forwards, four with full recomputation.
 
         Args:
             causal: see `forward_flops_per_token`.
-            recompute: count the recomputed forward too (hardware rather than model FLOPs).
+            recompute: policy whose replayed products count too (hardware, not model FLOPs).
         """
-        return (4 if recompute else 3) * self.forward_flops_per_token(causal=causal)
+        forward = self.forward_flops_per_token(causal=causal)
+        if recompute == "full":
+            return 4 * forward
+        if recompute == "save_qkv":
+            return 4 * forward - 2 * self.layers * self.qkv_parameters
+        return 3 * forward
 
 
 @cache

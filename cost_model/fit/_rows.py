@@ -340,7 +340,8 @@ def read_run(row: Mapping[str, Any]) -> Run:
             # Its default is as many microbatches as stages.
             free, microbatch = [], max(1, per_device // pp)
     per_replica = row["global_batch"] / dp
-    if device.kind == "tpu" and device.devices_per_chip > 1:
+    if device.kind == "tpu" and pp == 1:
+        # JAX reports name sequences per chip, and a replica (tp chips) runs its own at once.
         microbatch = per_replica / (row.get("grad_accum") or 1)
     microbatch = max(1, min(int(microbatch), math.ceil(per_replica)))
     schedule_text = str(row.get("schedule") or "").lower()

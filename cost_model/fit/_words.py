@@ -99,8 +99,12 @@ def recompute_of(row: Mapping[str, Any]) -> Recompute:
     group = row["group"]
     if "full" in text or "remat" in text or text == "recompute":
         return "full"
-    if any(word in text for word in ("selective", "minimal", "custom", "offload", "qkv")):
+    if "selective" in text or "minimal" in text:
         return "selective"
+    # What the JAX recipes call custom keeps, mostly on the host, the layer's input and queries,
+    # keys and values.
+    if any(word in text for word in ("custom", "offload", "qkv")):
+        return "save_qkv"
     return "full" if group.startswith("alpa") else "none"
 
 

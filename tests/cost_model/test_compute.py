@@ -106,3 +106,12 @@ def test_streams_and_gathers():
     assert elementwise(v5e, IDEAL, 819e6).seconds == pytest.approx(1e-3)
     # A row of four bytes costs a whole transaction.
     assert gather(v5e, IDEAL, 1000, 4).memory_s == gather(v5e, IDEAL, 1000, 64).memory_s
+
+
+@pytest.mark.parametrize(("name", "idle"), [("v5e", 1), ("v5p", 1), ("v6e", 2), ("tpu7x", 2)])
+def test_a_wide_systolic_array_wants_wide_heads(name, idle):
+    chip = device(name)
+    shape: dict[str, Any] = {"batch": 4, "queries": 2048, "keys": 2048.0}
+    narrow = attention(chip, IDEAL, **shape, heads=16, head_dim=128).compute_s
+    wide = attention(chip, IDEAL, **shape, heads=8, head_dim=256).compute_s
+    assert narrow == pytest.approx(idle * wide)

@@ -30,6 +30,7 @@ def test_korthikanti_closed_forms():
     selective = _layer(tp=8, sequence_parallel=True, recompute="selective")
     assert selective == pytest.approx(34 * sbh / 8)
     assert _layer(recompute="full") == 2 * sbh
+    assert _layer(tp=8, recompute="save_qkv") == pytest.approx(2 * sbh + 6 * sbh / 8)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,9 @@ def test_more_of_anything_never_needs_less():
         return training_memory(MODEL, plan, stack("autoshard"), microbatches=2).bytes
 
     assert size(microbatch=4) > size()
-    assert size(recompute="full") < size(recompute="selective") < size()
+    sizes = [size(recompute=policy) for policy in ("full", "save_qkv", "selective", "none")]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == 4
     assert size(zero=3) < size(zero=2) < size(zero=1) < size()
     assert size(tp=4) < size()
 

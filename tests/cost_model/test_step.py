@@ -12,6 +12,7 @@ from autoshard.cost_model import (
     Profile,
     StageTime,
     cluster,
+    collective_time,
     device,
     estimate,
     flow_shop,
@@ -134,6 +135,45 @@ def test_blocking_launches_add_up_and_queued_ones_hide():
     expected = kernels * 3 * 2e-5 * 12 * 8 * constants.derate
     assert launch(replace(queued, blocking=True)) == pytest.approx(expected)
     assert launch(queued) < 0.02 * expected
+
+
+def _terms(network, place, plan, software, constants):
+    links = step_links(place, plan, constants)
+    return step_time(
+        network, place, plan, links, software, constants, microbatches=8, precision="bf16"
+    ).terms
+
+
+def test_recomputation_replays_what_it_dropped():
+    network, place, constants = model("llama3-70b"), parse_topology("v5p:8x8x8"), Constants()
+
+    def found(policy):
+        plan = Parallelism(dp=512, zero=3, recompute=policy)
+        return _terms(network, place, plan, stack("maxtext"), constants)
+
+    none, save_qkv, full = found("none"), found("save_qkv"), found("full")
+    # One forward pass beside one of each and a backward pass that costs three.
+    assert full["attention"] / none["attention"] == pytest.approx(5 / 4)
+    assert save_qkv["attention"] == full["attention"]
+    spared = (full["matmul"] - save_qkv["matmul"]) / (none["matmul"] / 3)
+    share = network.qkv_parameters / (network.attention_parameters + network.dense_ffn_parameters)
+    assert spared == pytest.approx(share, rel=0.05)
+    assert none["matmul"] < found("selective")["matmul"] + 1e-12 < save_qkv["matmul"]
+
+
+def test_a_vocabulary_in_shards_is_reduced():
+    network, place, plan = model("gpt3-175b"), parse_topology("a100:1x8"), Parallelism(tp=8)
+    software = replace(stack("megatron"), overlaps=False)
+    constants = Constants(up=0.8, derate=1.0)
+    slow = replace(constants, up=0.4)
+
+    def reduce_s(given):
+        bytes_ = 2 * network.seq * network.hidden
+        return collective_time("all-reduce", bytes_, step_links(place, plan, given).tp)
+
+    for term in ("head", "elementwise"):  # before the head's gradient, behind the lookup
+        more = [_terms(network, place, plan, software, c)[term] for c in (constants, slow)]
+        assert more[1] - more[0] == pytest.approx(8 * (reduce_s(slow) - reduce_s(constants)))
 
 
 def test_groups_that_share_a_node_share_its_cards():

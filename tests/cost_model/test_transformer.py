@@ -44,8 +44,21 @@ def test_flops_equal_sc21(name):
     s, l, h, v = m.seq, m.layers, m.hidden, m.vocab
     published = 96 * s * l * h * h * (1 + s / (6 * h) + v / (16 * l * h))
     # SC21's head is not recomputed, ours is counted in the forward pass.
-    ours = s * m.train_flops_per_token(recompute=True)
+    ours = s * m.train_flops_per_token(recompute="full")
     assert ours == pytest.approx(published, rel=0.01)
+
+
+def test_flops_of_what_is_replayed():
+    for m in (model("llama3-70b"), model("deepseek-v3")):
+        forward = m.forward_flops_per_token()
+        spared = 4 * forward - m.train_flops_per_token(recompute="save_qkv")
+        assert spared == 2 * m.layers * m.qkv_parameters
+        assert m.train_flops_per_token(recompute="selective") == 3 * forward
+    llama = model("llama3-70b")
+    assert llama.qkv_parameters == 8192 * (8192 + 2 * 1024)
+    assert llama.qkv_width == 8192 + 2 * 1024
+    deepseek = model("deepseek-v3")  # all of latent attention but its output projection
+    assert deepseek.attention_parameters - deepseek.qkv_parameters == 128 * 128 * 7168
 
 
 def test_six_flops_per_parameter():

@@ -1,8 +1,13 @@
 """The shipped constants against a few published runs that they were not fitted on."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from autoshard.cost_model.fit import read_runs, with_shipped
+from autoshard.cost_model.fit import read_rows, read_runs, with_shipped
+
+DATA = Path(__file__).parents[3] / "benchmarks/data"
 
 # Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models"
 # (arXiv:2205.05198), table 5: seconds per iteration with full recomputation, and with sequence
@@ -57,3 +62,17 @@ def test_unseen_table():
         pair = [p for p in with_shipped(runs) if p.run.model.hidden == hidden]
         seconds = {p.run.plan.recompute: p.seconds for p in pair}
         assert seconds["full"] / seconds["selective"] == pytest.approx(1.32, abs=0.12)
+
+
+def test_runs_that_no_fit_has_seen():
+    fitted = {row["id"] for row in read_rows(DATA / "published_runs.json.gz")}
+    runs, left_out = read_runs(read_rows(DATA / "blind_runs.json.gz"))
+    assert not left_out
+    assert fitted.isdisjoint(run.id for run in runs)
+    errors = {group: [] for group in ("mosaic_fsdp", "google_trillium_recipes")}
+    for found in with_shipped(runs):
+        assert found.run.step_time_s is not None
+        errors[found.run.group].append(abs(found.seconds / found.run.step_time_s - 1))
+    assert [len(each) for each in errors.values()] == [60, 9]
+    assert np.mean(errors["mosaic_fsdp"]) < 0.08
+    assert np.mean(errors["google_trillium_recipes"]) < 0.15

@@ -49,6 +49,22 @@ def test_reads_a_row():
 
 
 @pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("full", "full"),
+        ("layer-wise remat", "full"),
+        ("selective op", "selective"),
+        ("minimal_flash", "selective"),
+        ("qkv_proj_offloaded", "save_qkv"),
+        ("custom: offload decoder_layer_input,q,k,v(,out_proj)", "save_qkv"),
+        (None, "none"),
+    ],
+)
+def test_reads_recomputation(text, policy):
+    assert read_run({**ROW, "recompute": text}).plan.recompute == policy
+
+
+@pytest.mark.parametrize(
     ("text", "rate"),
     [
         ("8x HDR200 IB (Selene)", 25e9),
@@ -163,3 +179,13 @@ def test_a_planner_is_judged_by_its_lightest_plan():
     assert all(plan.tp == 1 and plan.zero == 0 for plan in admissible(pipeline))
     heavier = lightest_plan(pipeline, run.stack.memory)
     assert heavier is not None and heavier.bytes > found.bytes
+
+
+def test_jax_reports_count_sequences_per_chip():
+    """Of 1024 sequences on 1024 chips a replica of 16 chips runs its 16 at once."""
+    hardware = {"accel": "TPUv5e", "slices": 4}
+    parallel = {"tp": 16, "pp": 1, "dp": 64, "cp": 1, "zero": 3, "fsdp": 16}
+    changes = {"hardware": hardware, "n_devices": 1024, "global_batch": 1024, "parallel": parallel}
+    run = read_run({**ROW, **changes, "schedule": None, "precision": "bf16", "microbatch": 1})
+    assert run.plan.microbatch == 16
+    assert run.global_batch == run.plan.dp * run.plan.microbatch
