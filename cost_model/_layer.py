@@ -99,6 +99,11 @@ def _pad(size: float, tile: int) -> float:
     return -(-size // tile) * tile / size
 
 
+def _ramp(*sizes: float) -> float:
+    """Factor on a product's time for what short sizes lose."""
+    return 1.0 + CONTRACTION_RAMP / 3.0 * sum(1.0 / size for size in sizes)
+
+
 def _products(
     device: Device,
     r: Rates,
@@ -120,7 +125,7 @@ def _products(
             compute *= _pad(n, edge) * _pad(k, edge)
         elif device.kind == "gpu":
             compute /= min(alignment(int(n)), alignment(int(k)))
-            compute *= 1.0 + CONTRACTION_RAMP / 3.0 * (1.0 / n + 1.0 / k + 1.0 / rows)
+            compute *= _ramp(n, k, rows)
             if device.cores:
                 # Wave quantization of the output tiles; the last wave is often not full.
                 tiles = -(-rows // 256) * -(-n // 128) / device.cores
@@ -240,7 +245,7 @@ def head_forward(
     compute = 2.0 * tokens * model.hidden * vocab / r.matmul16
     loss_bytes = FUSED_LOSS_BYTES
     if device.kind == "gpu":
-        compute *= 1.0 + CONTRACTION_RAMP / 3.0 * (1.0 / model.hidden + 1.0 / tokens)
+        compute *= _ramp(model.hidden, tokens)
         loss_bytes = UNFUSED_LOSS_BYTES
     moved = tokens * vocab * loss_bytes + r.itemsize * vocab * model.hidden
     memory = moved / r.memory

@@ -38,25 +38,54 @@ class StageTime:
             raise InvalidFieldError("weight_s", self.weight_s, f"up to {self.backward_s}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PipelineResult:
     """What a simulated step took.
 
     Attributes:
-        seconds: from the first operation of any stage to the last of any.
-        span_s: the longest that one stage takes from its own first operation to its own last:
-            what a step costs when stages enter the next one without waiting for each other
-            (ZB-H2 with post-validated optimizer steps).
-        bubble: share of the stages' time that they wait.
-        in_flight: per stage, the most microbatches (chunks count 1/v) whose activations are held.
-        timeline: per stage, (operation, start, end).
+        order: the operations, in an order in which they can run.
+        starts: seconds at which each of them starts.
+        ends: seconds at which each of them ends.
+        chunks: virtual stages per stage.
     """
 
-    seconds: float
-    span_s: float
-    bubble: float
-    in_flight: tuple[float, ...]
-    timeline: tuple[tuple[tuple[Op, float, float], ...], ...]
+    order: RunOrder
+    starts: Array
+    ends: Array
+    chunks: int
+
+    @property
+    def seconds(self) -> float:
+        """From the first operation of any stage to the last of any."""
+        return float(self.ends.max())
+
+    @property
+    def span_s(self) -> float:
+        """The longest that one stage takes from its own first operation to its own last.
+
+        What a step costs when stages enter the next one without waiting for each other (ZB-H2
+        with post-validated optimizer steps).
+        """
+        return float(max(self.ends[i[-1]] - self.starts[i[0]] for i in self.order.lines))
+
+    @property
+    def bubble(self) -> float:
+        """Share of the stages' time that they wait."""
+        whole = len(self.order.lines) * self.seconds
+        return 1.0 - float((self.ends - self.starts).sum()) / whole if whole else 0.0
+
+    @property
+    def in_flight(self) -> tuple[float, ...]:
+        """Per stage, the most microbatches (chunks count 1/v) whose activations are held."""
+        split = any(op.kind == "W" for op in self.order.ops)
+        return tuple(_in_flight(line, self.chunks, split) for line in self.timeline)
+
+    @property
+    def timeline(self) -> tuple[tuple[tuple[Op, float, float], ...], ...]:
+        """Per stage, (operation, start, end)."""
+        times = (self.starts.tolist(), self.ends.tolist())
+        runs = list(zip(self.order.ops, *times, strict=True))
+        return tuple(tuple(runs[i] for i in line) for line in self.order.lines)
 
 
 def simulate(
@@ -95,37 +124,7 @@ def simulate(
         )
     order = run_order(schedule, p, microbatches, chunks)
     starts, ends = order.times(_durations(schedule, stages, chunks), transfer_s)
-    lists = zip(starts.tolist(), ends.tolist(), strict=True)
-    runs = [(op, start, end) for op, (start, end) in zip(order.ops, lists, strict=True)]
-    timeline = tuple(tuple(runs[i] for i in line) for line in order.lines)
-    seconds = float(ends.max())
-    busy = float((ends - starts).sum())
-    split = schedule.startswith("zb")
-    return PipelineResult(
-        seconds=seconds,
-        span_s=_span(order, starts, ends),
-        bubble=1.0 - busy / (p * seconds) if seconds else 0.0,
-        in_flight=tuple(_in_flight(line, chunks, split) for line in timeline),
-        timeline=timeline,
-    )
-
-
-def makespan(
-    schedule: ScheduleName,
-    stages: Sequence[StageTime],
-    microbatches: int,
-    *,
-    chunks: int = 1,
-    transfer_s: float = 0.0,
-) -> tuple[float, float]:
-    """`seconds` and `span_s` of `simulate`, which see, without what it checks and draws."""
-    order = run_order(schedule, len(stages), microbatches, chunks)
-    starts, ends = order.times(_durations(schedule, stages, chunks), transfer_s)
-    return float(ends.max()), _span(order, starts, ends)
-
-
-def _span(order: RunOrder, starts: Array, ends: Array) -> float:
-    return float(max(ends[line[-1]] - starts[line[0]] for line in order.lines))
+    return PipelineResult(order, starts, ends, chunks)
 
 
 def _durations(schedule: ScheduleName, stages: Sequence[StageTime], chunks: int) -> Array:

@@ -19,7 +19,7 @@ from ._layer import head_forward, rates
 from ._meshlinks import StepLinks
 from ._overlap import exposed, overlapped
 from ._parallel import Parallelism, Precision
-from ._step_layer import LayerCost, layer_cost, tensor_seconds
+from ._step_layer import LayerCost, layer_cost, tensor_exposure, tensor_seconds
 from ._step_pipeline import PipelineTime, pipeline_time
 from ._topology import Topology
 from ._transformer import Transformer
@@ -161,7 +161,7 @@ def step_time(
     if plan.tp > 1:
         # A vocabulary in shards: one all-reduce behind the lookup, one of the head's gradient.
         reduce_s = tensor_seconds(model, plan, tokens, r.itemsize, links.tp, links.tables) / 2
-        reduce_s *= constants.tensor_exposed if stack.overlaps else 1.0
+        reduce_s *= tensor_exposure(constants, stack)
         embed_s += reduce_s
         head_s += reduce_s
     boundary = tokens * model.hidden * r.itemsize

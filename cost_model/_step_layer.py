@@ -66,6 +66,11 @@ def tensor_seconds(
     return 2 * collective_time("all-reduce", size, link, tables)
 
 
+def tensor_exposure(constants: Constants, stack: Stack) -> float:
+    """Share of tensor-parallel traffic that the stack cannot hide."""
+    return constants.tensor_exposed if stack.overlaps else 1.0
+
+
 def context_seconds(
     model: Transformer,
     plan: Parallelism,
@@ -174,7 +179,7 @@ def layer_cost(
     light = 1.0 if selective and stack.flash else 0.0
     elementwise = layer.elementwise_s * (passes + light)
     busy = matmul + core + elementwise
-    exposure = constants.tensor_exposed if stack.overlaps else 1.0
+    exposure = tensor_exposure(constants, stack)
     size, tables = r.itemsize, links.tables
     tensor = tensor_seconds(model, plan, tokens, size, links.tp, tables) * (2.0 + replay - quiet)
     context = context_seconds(model, plan, tokens, size, links.cp, tables) * (3.0 + replay)

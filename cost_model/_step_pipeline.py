@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import cast
 
 from ._parallel import Parallelism
-from ._pipeline import StageTime, makespan
+from ._pipeline import StageTime, simulate
 from ._schedules import ScheduleName
 from ._step_layer import LayerCost
 from .errors import ContradictionError
@@ -115,8 +115,8 @@ def simulated_seconds(
             f"Use at least {len(stages)} microbatches: a larger batch or a smaller microbatch",
         )
     shown = min(microbatches, 2 * len(stages) + 2)
-    seconds, span_s = makespan(schedule, stages, shown, chunks=chunks, transfer_s=transfer_s)
-    if schedule == "zb-h2":  # stages enter the next step without waiting for each other
-        seconds = span_s
+    found = simulate(schedule, stages, shown, chunks=chunks, transfer_s=transfer_s)
+    # Zero-bubble H2 lets stages enter the next step without waiting for each other.
+    seconds = found.span_s if schedule == "zb-h2" else found.seconds
     slowest = max(stage.forward_s + stage.backward_s for stage in stages)
     return seconds + (microbatches - shown) * slowest

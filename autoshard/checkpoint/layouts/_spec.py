@@ -296,7 +296,14 @@ class _Builder:
         if "strip_pad" in p:
             written.append({"strip": p.get("strip_pad")})
         p.finish()
-        return [stage for item in written for stage in stages_of(item, context)]
+        wanted = (self._wanted(p, item) for item in written)
+        return [stage for item in wanted if item is not None for stage in stages_of(item, context)]
+
+    def _wanted(self, p: Parameters, op: Any) -> Any:
+        """An op without its condition, or None where that does not hold."""
+        if not isinstance(op, Mapping) or "when" not in op:
+            return op
+        return {k: v for k, v in op.items() if k != "when"} if p.evaluate(op["when"]) else None
 
 
 def _list(value: Any) -> list[Any]:
